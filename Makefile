@@ -1,0 +1,59 @@
+# Every target makes what it needs in .venv; nothing has to be installed by hand but Python >= 3.11.
+PYTHON ?= python3
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check
+BIN := .venv/bin
+PACKAGES := convoy service training tests benchmarks examples
+PROTOS := $(wildcard protos/convoy/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint train serve proto bench
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/dev.stamp ## Make .venv with everything for development (PyTorch included)
+
+demo: .venv/serve.stamp ## Start the service on the shipped model, classify photos, show the metrics
+	@$(BIN)/python examples/demo.py
+
+test: .venv/dev.stamp ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.stamp ## Check style, types and generated code
+	$(BIN)/ruff check $(PACKAGES)
+	$(BIN)/ruff format --check $(PACKAGES)
+	$(BIN)/mypy
+	@rm -rf build/proto && mkdir -p build/proto && $(MAKE) --no-print-directory generate OUT=build/proto
+	@diff -r -x __pycache__ -x __init__.py build/proto/convoy/v1 convoy/v1 \
+		|| { echo 'convoy/v1 is not what protos/ generates: run make proto'; exit 1; }
+
+train: .venv/dev.stamp ## Train the shipped model again from the data in CONVOY_DATA (about half an hour)
+	$(BIN)/convoy-train fit cifar10-fast
+
+serve: .venv/serve.stamp ## Serve models/ on 127.0.0.1:8500, metrics on :8501
+	$(BIN)/convoy-serve --models models
+
+proto: .venv/dev.stamp ## Generate convoy/v1 from protos/
+	@$(MAKE) --no-print-directory generate OUT=.
+
+bench: .venv/dev.stamp ## Measure this service beside bare ONNX Runtime (about five minutes)
+	$(BIN)/python -m benchmarks.throughput
+
+.PHONY: generate
+generate:
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=$(OUT) --pyi_out=$(OUT) \
+		--grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) \
+		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'Convoy needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...'; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/serve.stamp: pyproject.toml | .venv/bin/pip
+	$(PIP) --editable '.[serve]'
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml | .venv/bin/pip
+	$(PIP) --editable '.[dev]'
+	@touch $@ .venv/serve.stamp

@@ -1,0 +1,1 @@
+"""Convoy's client library: photos in, labels out."""

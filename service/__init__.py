@@ -1,0 +1,1 @@
+"""The gRPC service: bundles in, batched answers out."""

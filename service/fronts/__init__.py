@@ -1,0 +1,1 @@
+"""Fronts: thin adapters that carry the RPC methods over one transport each."""

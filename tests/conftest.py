@@ -1,0 +1,31 @@
+"""Fixtures that more than one part of the tests needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKED = Path(os.environ.get("CONVOY_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The real data sets, unpacked once into the ignored cache; its README says what is there."""
+    if not (PACKED / "unpack.py").is_file():
+        pytest.skip(f"no data in {PACKED}: set CONVOY_DATA to the folder that holds unpack.py")
+    cache = ROOT / ".cache" / "data"
+    subprocess.run([sys.executable, PACKED / "unpack.py", cache], check=True)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def odd_images() -> Path:
+    """The folder of odd image files with their manifest.csv."""
+    if not (PACKED / "odd-images").is_dir():
+        pytest.skip(f"no odd-images in {PACKED}: set CONVOY_DATA")
+    return PACKED / "odd-images"

@@ -1,0 +1,1 @@
+"""Offline training: images in, a model bundle out."""
