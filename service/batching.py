@@ -1,0 +1,202 @@
+"""Dynamic batching of anything: it knows neither images nor networks.
+
+An `Item` waits in the `Queue` of its `Batcher`. A batch closes when it is full, or when its oldest
+item has waited `max_delay` and the worker is free; what joins it is decided at that moment, so load
+itself makes batches larger. Whoever has left by then costs no compute. Each item is resolved on its
+own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Generic, Literal, TypeVar
+
+from service.errors import DeadlineExceeded, Draining, ModelFailure
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Run = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
+Drop = Literal["deadline", "cancelled"]
+
+
+@dataclass(slots=True, eq=False)
+class Item(Generic[T, R]):
+    """One payload on its way through a batch; times are of the monotonic clock, in seconds."""
+
+    payload: T
+    size: int
+    deadline: float
+    result: asyncio.Future[R]
+    enqueued: float = field(default_factory=monotonic)
+    closed: float = 0.0
+    """When it left the queue: its batch closed, or its deadline had passed."""
+    finished: float = 0.0
+    """When its batch had run."""
+
+
+@dataclass(slots=True)
+class Batch(Generic[T, R]):
+    """Items that run together; `size` is the sum of theirs."""
+
+    items: list[Item[T, R]]
+    size: int
+
+
+class Queue(Generic[T, R]):
+    """Items in order of arrival; `size` counts those that have not left."""
+
+    def __init__(self, on_drop: Callable[[Drop], None]) -> None:
+        self._items: deque[Item[T, R]] = deque()
+        self._on_drop = on_drop
+        self.size = 0
+
+    def put(self, item: Item[T, R]) -> None:
+        """Append an item."""
+        self._items.append(item)
+        self.size += item.size
+
+    def leave(self, item: Item[T, R]) -> None:
+        """Take note that the caller of a waiting item is gone."""
+        self.size -= item.size
+        self._on_drop("deadline" if monotonic() >= item.deadline else "cancelled")
+
+    def oldest(self) -> Item[T, R] | None:
+        """The item that has waited longest and is still wanted."""
+        while self._items:
+            item = self._items[0]
+            if item.result.done():  # it left: `leave` has counted it
+                self._items.popleft()
+            elif monotonic() >= item.deadline:
+                self._items.popleft()
+                self.leave(item)
+                item.closed = monotonic()
+                item.result.set_exception(DeadlineExceeded("the deadline passed in the queue"))
+            else:
+                return item
+        return None
+
+    def take(self, most: int) -> Batch[T, R]:
+        """Remove the next items, as many as fit into a batch of `most`, the departed left out."""
+        batch: Batch[T, R] = Batch([], 0)
+        while (item := self.oldest()) and batch.size + item.size <= most:
+            self._items.popleft()
+            self.size -= item.size
+            batch.items.append(item)
+            batch.size += item.size
+        return batch
+
+
+class Batcher(Generic[T, R]):
+    """Runs what is submitted in batches, one batch at a time.
+
+    `run` gets the payloads of a batch and returns as many results in the same order; a result that
+    is an exception fails its own item only.
+    """
+
+    def __init__(
+        self,
+        run: Run[T, R],
+        *,
+        max_batch_size: int,
+        max_delay: float,
+        on_batch: Callable[[int], None] = lambda size: None,
+        on_drop: Callable[[Drop], None] = lambda reason: None,
+    ) -> None:
+        self._run = run
+        self._max_batch_size = max_batch_size
+        self._max_delay = max_delay
+        self._on_batch = on_batch
+        self._queue: Queue[T, R] = Queue(on_drop)
+        self._arrived = asyncio.Event()
+        self._worker = asyncio.create_task(self._work())
+
+    @property
+    def depth(self) -> int:
+        """Sum of the sizes of the items that wait."""
+        return self._queue.size
+
+    async def submit(self, payload: T, *, size: int = 1, deadline: float = math.inf) -> Item[T, R]:
+        """Wait until the payload has run; the item holds its result and its times.
+
+        Cancelling this call takes the payload out of the queue.
+
+        Raises: DeadlineExceeded, ModelFailure, or what `run` returned for it.
+        """
+        if not 1 <= size <= self._max_batch_size:
+            raise ValueError(f"size {size} does not fit a batch of {self._max_batch_size}")
+        item: Item[T, R] = Item(payload, size, deadline, asyncio.get_running_loop().create_future())
+        self._queue.put(item)
+        self._arrived.set()
+        try:
+            await item.result
+        except asyncio.CancelledError:
+            if not item.closed:
+                self._queue.leave(item)
+            raise
+        return item
+
+    async def close(self) -> None:
+        """Stop; whoever still waits gets Draining."""
+        self._worker.cancel()
+        await asyncio.gather(self._worker, return_exceptions=True)
+        for item in self._queue.take(self._queue.size).items:
+            item.result.set_exception(Draining("the service is stopping"))
+
+    async def _work(self) -> None:
+        while True:
+            batch = await self._next_batch()
+            try:
+                results = await self._run([item.payload for item in batch.items])
+                if len(results) != len(batch.items):
+                    raise ModelFailure(f"{len(results)} results for {len(batch.items)} items")
+            except asyncio.CancelledError:
+                _resolve(batch, [Draining("the service is stopping")] * len(batch.items))
+                raise
+            except Exception as error:
+                results = [error] * len(batch.items)
+            _resolve(batch, results)
+
+    async def _next_batch(self) -> Batch[T, R]:
+        while True:
+            oldest = self._queue.oldest()
+            if oldest is None:
+                await self._arrival(None)
+                continue
+            patience = oldest.enqueued + self._max_delay - monotonic()
+            if patience > 0 and self._queue.size < self._max_batch_size:
+                await self._arrival(patience)
+            elif (batch := self._queue.take(self._max_batch_size)).items:
+                break
+        now = monotonic()
+        for item in batch.items:
+            item.closed = now
+        self._on_batch(batch.size)
+        return batch
+
+    async def _arrival(self, patience: float | None) -> None:
+        """Wait for another item, at most `patience` seconds."""
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(patience):
+                await self._arrived.wait()
+        except TimeoutError:
+            pass
+
+
+def _resolve(batch: Batch[T, R], results: Sequence[R | Exception]) -> None:
+    """Give each item its own result; one that has left must not disturb the others."""
+    now = monotonic()
+    for item, result in zip(batch.items, results, strict=True):
+        item.finished = now
+        if item.result.done():
+            continue
+        if isinstance(result, Exception):
+            item.result.set_exception(result)
+        else:
+            item.result.set_result(result)

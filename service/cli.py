@@ -1,0 +1,39 @@
+"""The command `convoy-serve`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the settings, serve until told to stop; returns the exit code."""
+    from service.errors import StartupError
+    from service.settings import read_settings
+
+    try:
+        settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+    except StartupError as error:
+        print(f"convoy-serve: {error}", file=sys.stderr)
+        return error.exit_code
+
+    import asyncio
+
+    from service import logs
+    from service.server import serve
+
+    logs.configure(settings.log_level, settings.log_format)
+    if sys.platform != "win32":
+        from uvloop import new_event_loop
+    else:
+        from asyncio import new_event_loop
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        try:
+            return runner.run(serve(settings))
+        except StartupError as error:
+            print(f"convoy-serve: {error}", file=sys.stderr)
+            return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What can go wrong in the service, said without any word of a transport.
+
+ConvoyError
+├── RequestError              one call fails, the service lives
+│   ├── InvalidRequest        the caller's mistake
+│   ├── ModelNotFound         no such model or version
+│   ├── Overloaded            no room in the queue; try again after `retry_after`
+│   ├── DeadlineExceeded      the caller's deadline has passed
+│   ├── Draining              the service is about to stop
+│   └── ModelFailure          the model broke its contract; `detail` is for the log only
+└── StartupError              the service does not start
+    ├── UsageError            a wrong setting, a port in use, nothing to serve: exit code 2
+    └── UnfitError            a bundle or a device that cannot be trusted: exit code 3
+"""
+
+from __future__ import annotations
+
+from convoy.errors import ConvoyError
+
+
+class RequestError(ConvoyError):
+    """One call fails; the text is for its caller."""
+
+
+class InvalidRequest(RequestError):
+    """The request is wrong; the text names the field and the limit it broke."""
+
+
+class ModelNotFound(RequestError):
+    """No such model or version; the text lists what there is."""
+
+
+class Overloaded(RequestError):
+    """The queue is full and nothing was done; `retry_after` is in seconds."""
+
+    def __init__(self, text: str, *, retry_after: float) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(RequestError):
+    """The deadline passed before the network ran."""
+
+
+class Draining(RequestError):
+    """The service is stopping; another replica may answer."""
+
+
+class ModelFailure(RequestError):
+    """The model failed or broke its contract; callers get a fixed text, the log gets `detail`."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the model failed on this request; the server's log has the detail")
+        self.detail = detail
+
+
+class StartupError(ConvoyError):
+    """The service does not start; the text is one line for the operator."""
+
+    exit_code = 1
+
+
+class UsageError(StartupError):
+    """A setting is wrong, a port is taken, or there is nothing to serve."""
+
+    exit_code = 2
+
+
+class UnfitError(StartupError):
+    """A bundle or a device cannot be trusted to serve."""
+
+    exit_code = 3

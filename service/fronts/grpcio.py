@@ -1,0 +1,176 @@
+"""The front that runs wherever Python runs: grpc.aio."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from time import monotonic
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from convoy.v1 import image_classifier_pb2 as pb
+from service.errors import InvalidRequest, UsageError
+from service.methods import ImageClassifier
+from service.metrics import Metrics
+from service.status import UNKNOWN_TEXT, Code, pushback_ms, status_of
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+log = structlog.get_logger()
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Health(health.HealthServicer):
+    """grpc.health.v1, with the List method that the library's asyncio servicer lacks."""
+
+    names: tuple[str, ...] = ("",)
+
+    async def List(self, request: Any, context: Context) -> Any:
+        """The status of every service and model by name; "" is the server as a whole."""
+        checks = {name: health_pb2.HealthCheckRequest(service=name) for name in self.names}
+        return health_pb2.HealthListResponse(  # type: ignore[attr-defined]
+            statuses={name: await self.Check(check, context) for name, check in checks.items()}
+        )
+
+
+class GrpcioFront:
+    """Carries the methods over grpc.aio.
+
+    Raises: UsageError where the address cannot be had.
+    """
+
+    def __init__(self, address: str, metrics: Metrics, *, max_message_bytes: int) -> None:
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", max_message_bytes),
+                # Two servers on one port would share its connections without a word.
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        self._metrics = metrics
+        self._health = Health()
+        try:
+            self.port: int = self._server.add_insecure_port(address)
+        except RuntimeError:
+            raise UsageError(
+                f"grpc-address: cannot listen on {address}: the port is in use or the host is "
+                "not this machine's"
+            ) from None
+
+    async def start(self, classifier: ImageClassifier, models: list[str]) -> None:
+        """Begin to answer; `models` are the names that the health service knows."""
+        self._server.add_generic_rpc_handlers([self._handlers(classifier)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, HEALTH, reflection.SERVICE_NAME), self._server
+        )
+        self._health.names = ("", SERVICE, *models)
+        for name in self._health.names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+
+    async def drain(self, timeout: float) -> None:
+        """Say NOT_SERVING, refuse new calls, let those in flight finish; cut them at `timeout`."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(timeout)
+
+    def _handlers(self, classifier: ImageClassifier) -> grpc.GenericRpcHandler:
+        unary, stream = self._unary, self._stream
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Classify": unary("Classify", pb.ClassifyRequest, classifier.classify),
+                "ListModels": unary("ListModels", pb.ListModelsRequest, classifier.list_models),
+                "GetModel": unary("GetModel", pb.GetModelRequest, classifier.get_model),
+                "ClassifyStream": stream(
+                    "ClassifyStream", pb.ClassifyRequest, classifier.classify_stream
+                ),
+            },
+        )
+
+    def _unary(
+        self, name: str, request: type[Message], method: Callable[..., Awaitable[Message]]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        counts = self._metrics.method("unary", SERVICE, name)
+
+        async def handle(data: bytes, context: Context) -> bytes:
+            start = monotonic()
+            counts.started += 1
+            deadline, code = _deadline(context, start), Code.OK
+            try:
+                response = await method(_parse(request, data), deadline=deadline)
+                return response.SerializeToString()
+            except asyncio.CancelledError:
+                code = _gone(deadline)
+                raise
+            except Exception as error:
+                code = status_of(error)[0]
+                await _abort(context, error)
+            finally:
+                counts.finish(code.name, monotonic() - start)
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _stream(
+        self,
+        name: str,
+        request: type[Message],
+        method: Callable[..., AsyncGenerator[Message, None]],
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        counts = self._metrics.method("bidi_stream", SERVICE, name)
+
+        async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            start = monotonic()
+            counts.started += 1
+            deadline, code = _deadline(context, start), Code.OK
+            requests = (_parse(request, data) async for data in messages)
+            try:
+                async with aclosing(method(requests, deadline=deadline)) as responses:
+                    async for response in responses:
+                        yield response.SerializeToString()
+            except (asyncio.CancelledError, GeneratorExit):
+                code = _gone(deadline)
+                raise
+            except Exception as error:
+                code = status_of(error)[0]
+                await _abort(context, error)
+            finally:
+                counts.finish(code.name, monotonic() - start)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def _parse(kind: type[Message], data: bytes) -> Message:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise InvalidRequest(f"the request is not a {kind.DESCRIPTOR.full_name} message") from None
+
+
+def _deadline(context: Context, now: float) -> float:
+    left = context.time_remaining()
+    return math.inf if left is None else now + left
+
+
+def _gone(deadline: float) -> Code:
+    return Code.DEADLINE_EXCEEDED if monotonic() >= deadline else Code.CANCELLED
+
+
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    code, text = status_of(error)
+    if text == UNKNOWN_TEXT:
+        log.exception("request_failed")
+    pushback = pushback_ms(error)
+    trailers = (("grpc-retry-pushback-ms", str(pushback)),) if pushback is not None else ()
+    await context.abort(grpc.StatusCode[code.name], text, trailers)

@@ -1,0 +1,230 @@
+"""Every figure the service reports about itself, in one place.
+
+Counting happens on the event loop alone, in plain Python numbers, and turns into Prometheus
+families only when somebody scrapes: prometheus_client's own counters take a lock for every
+increment and its histograms one for every bucket, a tenth of the cost of a small call.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+# 100 us to 10 s, about two and a half steps a decade: one scale for every duration.
+SECONDS = (
+    1e-4,
+    2.5e-4,
+    5e-4,
+    1e-3,
+    2.5e-3,
+    5e-3,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+STAGES = ("decode", "queue", "compute", "answer")
+DROP_REASONS = ("deadline", "cancelled")
+REJECT_REASONS = ("queue_full", "invalid", "not_found", "draining")
+
+
+class Histogram:
+    """Counts of observations per bucket; one thread observes, any thread reads."""
+
+    __slots__ = ("_bounds", "_counts", "_total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._total += value
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulative counts by upper bound, and the sum of the values."""
+        seen, rows = 0, []
+        for bound, count in zip((*self._bounds, float("inf")), tuple(self._counts), strict=True):
+            seen += count
+            rows.append(("+Inf" if bound == float("inf") else repr(float(bound)), float(seen)))
+        return rows, self._total
+
+
+class MethodMetrics:
+    """Calls of one RPC method, under the names that gRPC dashboards know."""
+
+    __slots__ = ("handled", "handling", "labels", "started")
+
+    def __init__(self, kind: str, service: str, method: str) -> None:
+        self.labels = (kind, service, method)
+        self.started = 0
+        self.handled: defaultdict[str, int] = defaultdict(int)
+        self.handling = Histogram(SECONDS)
+
+    def finish(self, code: str, seconds: float) -> None:
+        """Count the end of a call."""
+        self.handled[code] += 1
+        self.handling.observe(seconds)
+
+
+class ModelMetrics:
+    """What one model does."""
+
+    __slots__ = (
+        "batch_size", "depth", "dropped", "images", "load_seconds", "name", "precision", "provider",
+        "stages", "version",
+    )  # fmt: skip
+
+    def __init__(self, name: str, version: int, *, precision: str, provider: str) -> None:
+        self.name, self.version = name, str(version)
+        self.precision, self.provider = precision, provider
+        self.load_seconds = 0.0
+        self.images = 0
+        self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
+        self.batch_size = Histogram(BATCH_SIZES)
+        self.dropped = dict.fromkeys(DROP_REASONS, 0)
+        self.depth: Callable[[], int] = lambda: 0
+
+
+class Metrics:
+    """The registry of this process and all that is counted in it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.ready = False
+        self.device_fallback = False
+        self.in_flight = 0
+        self.rejected = dict.fromkeys(REJECT_REASONS, 0)
+        self._methods: list[MethodMetrics] = []
+        self._models: list[ModelMetrics] = []
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.registry.register(self)
+
+    def method(self, kind: str, service: str, method: str) -> MethodMetrics:
+        """Start to count one RPC method; `kind` is unary or bidi_stream."""
+        self._methods.append(MethodMetrics(kind, service, method))
+        return self._methods[-1]
+
+    def model(self, name: str, version: int, *, precision: str, provider: str) -> ModelMetrics:
+        """Start to count one model."""
+        self._models.append(ModelMetrics(name, version, precision=precision, provider=provider))
+        return self._models[-1]
+
+    def collect(self) -> Iterable[Metric]:
+        """Turn the counts into Prometheus families; called by the registry at each scrape."""
+        yield from self._collect_methods()
+        yield from self._collect_models()
+        yield _gauge("convoy_ready", "1 while the service answers.", self.ready)
+        yield _gauge(
+            "convoy_device_fallback",
+            "1 when device `auto` found no usable GPU and runs on the CPU.",
+            self.device_fallback,
+        )
+        yield _gauge("convoy_requests_in_flight", "Requests being worked on.", self.in_flight)
+        yield _counter("convoy_rejected", "Requests refused, by reason.", ("reason",), (
+            ((reason,), count) for reason, count in self.rejected.items()
+        ))  # fmt: skip
+
+    def _collect_methods(self) -> Iterable[Metric]:
+        labels = ("grpc_type", "grpc_service", "grpc_method")
+        yield _counter("grpc_server_started", "RPCs started on the server.", labels, (
+            (one.labels, one.started) for one in self._methods
+        ))  # fmt: skip
+        yield _counter("grpc_server_handled", "RPCs ended.", (*labels, "grpc_code"), (
+            ((*one.labels, code), count)
+            for one in self._methods
+            for code, count in tuple(one.handled.items())
+        ))  # fmt: skip
+        yield _histogram("grpc_server_handling_seconds", "Duration of RPCs.", labels, (
+            (one.labels, one.handling) for one in self._methods
+        ))  # fmt: skip
+
+    def _collect_models(self) -> Iterable[Metric]:
+        models = self._models
+        yield _histogram("convoy_stage_seconds", "Time in each stage.", ("model", "stage"), (
+            ((one.name, stage), histogram)
+            for one in models
+            for stage, histogram in one.stages.items()
+        ))  # fmt: skip
+        yield _histogram("convoy_batch_size", "Images in each batch.", ("model",), (
+            ((one.name,), one.batch_size) for one in models
+        ))  # fmt: skip
+        yield _counter("convoy_images", "Images answered.", ("model", "version"), (
+            ((one.name, one.version), one.images) for one in models
+        ))  # fmt: skip
+        yield _counter("convoy_dropped", "Requests dropped before compute.", ("model", "reason"), (
+            ((one.name, reason), count)
+            for one in models
+            for reason, count in one.dropped.items()
+        ))  # fmt: skip
+        yield _gauges("convoy_queue_depth", "Images waiting for a batch.", ("model",), (
+            ((one.name,), one.depth()) for one in models
+        ))  # fmt: skip
+        yield _gauges("convoy_model_load_seconds", "Time to load, check and warm up a model.",
+            ("model", "version"),
+            (((one.name, one.version), one.load_seconds) for one in models),
+        )  # fmt: skip
+        yield _gauges("convoy_model_info", "The models being served.",
+            ("model", "version", "provider", "precision"),
+            (((one.name, one.version, one.provider, one.precision), 1) for one in models),
+        )  # fmt: skip
+
+
+class _HasBuckets(Protocol):
+    def buckets(self) -> tuple[list[tuple[str, float]], float]: ...
+
+
+def _counter(
+    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]
+) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, count in rows:
+        family.add_metric(values, count)
+    return family
+
+
+def _gauges(
+    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]
+) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, value in rows:
+        family.add_metric(values, value)
+    return family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _histogram(
+    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], _HasBuckets]]
+) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in rows:
+        buckets, total = histogram.buckets()
+        family.add_metric(values, buckets, total)
+    return family

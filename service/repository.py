@@ -1,0 +1,96 @@
+"""The models of this process, by name."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+from convoy.bundle import list_versions
+from service.errors import InvalidRequest, ModelNotFound, UnfitError, UsageError
+from service.loading import load
+from service.metrics import Metrics
+from service.served import ServedModel
+from service.session import Device
+from service.settings import Settings
+
+
+class Repository:
+    """What is being served; every name stands for its newest version."""
+
+    def __init__(self, models: dict[str, ServedModel], *, default: str | None) -> None:
+        self._models = models
+        self.default = default
+
+    def __iter__(self) -> Any:
+        return iter(self._models.values())
+
+    def get(self, name: str, version: int = 0) -> ServedModel:
+        """The model of that name; an empty name is the default, version 0 the newest.
+
+        Raises: ModelNotFound, or InvalidRequest where a name is needed.
+        """
+        wanted = name or self.default
+        if wanted is None:
+            raise InvalidRequest(
+                f"model: name one of {', '.join(self._models)}; this server has no default model"
+            )
+        model = self._models.get(wanted)
+        if model is None or version not in (0, model.manifest.version):
+            asked = f"{wanted[:128]!r}" + (f" version {version}" if version else "")
+            have = ", ".join(
+                f"{one.manifest.name} (version {one.manifest.version})" for one in self
+            )
+            raise ModelNotFound(f"model {asked}: not found; this server has {have}")
+        return model
+
+    async def close(self) -> None:
+        """Close every model."""
+        for model in self:
+            await model.close()
+
+
+async def open_repository(settings: Settings, device: Device, metrics: Metrics) -> Repository:
+    """Load the newest version of every model in the folder, one after the other.
+
+    Raises: UsageError where there is nothing to serve; UnfitError where one cannot be trusted.
+    """
+    if not settings.models.is_dir():
+        raise UsageError(f"models: no such folder: {settings.models}")
+    found = list_versions(settings.models)
+    if not found:
+        raise UsageError(f"models: no bundle <name>/<version>/manifest.json in {settings.models}")
+    if settings.default_model is not None and settings.default_model not in found:
+        raise UsageError(
+            f"default-model: {settings.default_model!r} is not in {settings.models}, "
+            f"which has {', '.join(found)}"
+        )
+    default = settings.default_model or (next(iter(found)) if len(found) == 1 else None)
+    return Repository(await _load_all(settings, found, device, metrics), default=default)
+
+
+async def _load_all(
+    settings: Settings, found: dict[str, list[int]], device: Device, metrics: Metrics
+) -> dict[str, ServedModel]:
+    models, broken = {}, []
+    for name, versions in found.items():
+        start = monotonic()
+        try:
+            bundle, session = await asyncio.to_thread(
+                load,
+                settings.models / name / str(versions[-1]),
+                device,
+                max_batch_size=settings.max_batch_size,
+                threads=settings.compute_threads,
+            )
+        except UnfitError as error:
+            broken.append(str(error))
+            continue
+        counted = metrics.model(
+            name, versions[-1], precision=bundle.manifest.precision, provider=session.provider
+        )
+        counted.load_seconds = monotonic() - start
+        models[name] = ServedModel(bundle, session, settings, counted)
+    if broken:
+        raise UnfitError("; ".join(broken))
+    return models

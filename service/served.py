@@ -1,0 +1,130 @@
+"""One model that serves: its bundle, its session, the thread that owns it, and its batcher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import monotonic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convoy.bundle import Bundle
+from service.batching import Batcher, Item
+from service.errors import ModelFailure, Overloaded
+from service.metrics import ModelMetrics
+from service.session import Session
+from service.settings import Settings
+
+Rows = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+
+
+class ServedModel:
+    """A bundle that has proved itself on this machine; made by `loading.load`."""
+
+    def __init__(
+        self, bundle: Bundle, session: Session, settings: Settings, metrics: ModelMetrics
+    ) -> None:
+        manifest = bundle.manifest
+        self.manifest = manifest
+        self.spec = manifest.input
+        self.labels = manifest.labels
+        self.provider = session.provider
+        self.max_batch_size = settings.max_batch_size
+        self.metrics = metrics
+        self._session = session
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"onnxruntime-{manifest.name}")
+        self._seconds_per_image = 0.0
+        self._room = settings.max_queue_size
+        self._room_bytes = settings.max_queue_bytes
+        self._batcher: Batcher[Rows, Scores] = Batcher(
+            self._run_batch,
+            max_batch_size=settings.max_batch_size,
+            max_delay=settings.max_delay_ms / 1000,
+            on_batch=metrics.batch_size.observe,
+            on_drop=self._count_drop,
+        )
+        metrics.depth = lambda: self._batcher.depth
+
+    @contextmanager
+    def admit(self, images: int, size: int) -> Iterator[None]:
+        """Hold room for a request of `images` images and `size` bytes until it is answered.
+
+        Raises: Overloaded at once where there is none.
+        """
+        if images > self._room or size > self._room_bytes:
+            raise Overloaded(
+                f"the queue of model {self.manifest.name} is full; try again later",
+                retry_after=self._time_to_half_empty(),
+            )
+        self._room -= images
+        self._room_bytes -= size
+        try:
+            yield
+        finally:
+            self._room += images
+            self._room_bytes += size
+
+    async def classify(self, rows: Rows, *, deadline: float) -> list[Item[Rows, Scores]]:
+        """Run images [N, H, W, C] in as many batches as they need.
+
+        Returns: items whose results, in order, are probabilities [n, K] of n images each.
+        Raises: DeadlineExceeded, ModelFailure.
+        """
+        count, most = len(rows), self.max_batch_size
+        if count <= most:
+            return [await self._batcher.submit(rows, size=count, deadline=deadline)]
+        tasks = [
+            asyncio.create_task(self._batcher.submit(part, size=len(part), deadline=deadline))
+            for part in (rows[start : start + most] for start in range(0, count, most))
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Stop the batcher and let the session go."""
+        await self._batcher.close()
+        self._thread.shutdown()
+
+    async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
+        start = monotonic()
+        results = await asyncio.get_running_loop().run_in_executor(
+            self._thread, run_rows, self._session, batch, len(self.labels)
+        )
+        spent = (monotonic() - start) / sum(map(len, batch))
+        self._seconds_per_image += 0.1 * (spent - self._seconds_per_image)
+        return results
+
+    def _count_drop(self, reason: str) -> None:
+        self.metrics.dropped[reason] += 1
+
+    def _time_to_half_empty(self) -> float:
+        """Seconds until half of what is in the queue has run, judged by the batches of late."""
+        return max(0.01, self._batcher.depth * self._seconds_per_image / 2)
+
+
+def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores | Exception]:
+    """Run several requests' images as one batch and cut the answer apart again.
+
+    A request whose rows are not finite numbers gets an error; its neighbours do not.
+    """
+    rows = session.run(batch[0] if len(batch) == 1 else np.concatenate(batch))
+    if rows.shape[1] != classes:
+        raise ModelFailure(
+            f"{rows.shape[1]} probabilities an image, the manifest has {classes} labels"
+        )
+    results: list[Scores | Exception] = []
+    start = 0
+    finite = bool(np.isfinite(rows).all())
+    for images in batch:
+        part = rows[start : start + len(images)]
+        start += len(images)
+        whole = finite or bool(np.isfinite(part).all())
+        results.append(part if whole else ModelFailure("the network gave NaN or infinity"))
+    return results

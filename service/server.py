@@ -1,0 +1,163 @@
+"""The life of the process: bind, load, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from importlib.metadata import version
+from time import monotonic
+
+import structlog
+
+from convoy.imaging import Limits
+from service.decoding import Decoder
+from service.errors import StartupError
+from service.fronts.grpcio import GrpcioFront
+from service.http import HttpServer, Pulse
+from service.methods import ImageClassifier
+from service.metrics import Metrics
+from service.repository import Repository, open_repository
+from service.session import Device, select_device
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+
+class Server:
+    """Everything that one process holds; `start`, then `drain`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._pulse = Pulse()
+        # Both ports are bound before models load, so that a port in use is known at once.
+        self._http = HttpServer(
+            settings.http_address,
+            self.metrics.registry,
+            self._pulse,
+            ready=lambda: self.metrics.ready,
+        )
+        try:
+            self._front = GrpcioFront(
+                settings.grpc_address, self.metrics, max_message_bytes=settings.max_message_bytes
+            )
+        except StartupError:
+            self._http.close()
+            raise
+        self._decoder = Decoder(
+            Limits(settings.max_image_bytes, settings.max_image_pixels),
+            threads=settings.decode_threads,
+        )
+        self._repository: Repository | None = None
+        self._classifier: ImageClassifier | None = None
+        self._heart: asyncio.Task[None] | None = None
+
+    @property
+    def grpc_address(self) -> str:
+        """Where gRPC really listens."""
+        return f"{self.settings.grpc_address.rpartition(':')[0]}:{self._front.port}"
+
+    @property
+    def http_address(self) -> str:
+        """Where HTTP really listens."""
+        return f"{self.settings.http_address.rpartition(':')[0]}:{self._http.port}"
+
+    async def start(self) -> None:
+        """Load and prove every model, then answer. Raises: StartupError."""
+        begin = monotonic()
+        self._http.start()
+        self._heart = asyncio.create_task(self._beat())
+        device = select_device(self.settings.device)
+        self._report(device)
+        self._repository = await open_repository(self.settings, device, self.metrics)
+        self._classifier = ImageClassifier(
+            self._repository,
+            self._decoder,
+            self.metrics,
+            max_images=self.settings.max_images_per_request,
+        )
+        names = [model.manifest.name for model in self._repository]
+        await self._front.start(self._classifier, names)
+        self.metrics.ready = True
+        log.info(
+            "ready",
+            grpc_address=self.grpc_address,
+            http_address=self.http_address,
+            models={model.manifest.name: model.manifest.version for model in self._repository},
+            default_model=self._repository.default,
+            provider=device.provider,
+            seconds=round(monotonic() - begin, 3),
+        )
+
+    async def drain(self) -> bool:
+        """Not ready, accept nothing new, finish what was accepted; whether all of it finished."""
+        self.metrics.ready = False
+        timeout = self.settings.drain_timeout
+        log.info("draining", in_flight=self.metrics.in_flight, timeout_seconds=timeout)
+        if self._classifier is not None:
+            self._classifier.draining = True
+        begin = monotonic()
+        await self._front.drain(timeout)
+        complete = monotonic() - begin < timeout or timeout == 0
+        await self.close()
+        log.info("stopped", complete=complete, seconds=round(monotonic() - begin, 3))
+        return complete
+
+    async def close(self) -> None:
+        """Free threads, sessions and ports."""
+        if self._heart is not None:
+            self._heart.cancel()
+        if self._repository is not None:
+            await self._repository.close()
+        self._decoder.close()
+        self._http.close()
+
+    async def _beat(self) -> None:
+        while True:
+            self._pulse.beat()
+            await asyncio.sleep(1.0)
+
+    def _report(self, device: Device) -> None:
+        self.metrics.device_fallback = device.fallback is not None
+        if device.fallback:
+            log.warning(
+                "running_on_cpu",
+                reason=device.fallback,
+                remedy="install the NVIDIA driver and convoy[gpu], or say --device cpu",
+            )
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    A second signal ends the process at once.
+
+    Raises: StartupError.
+    """
+    log.info("starting", version=version("convoy"), **settings.model_dump(mode="json"))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            log.warning("killed", reason="second signal")
+            os._exit(1)
+        stop.set()
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, on_signal)
+    server = Server(settings)
+    starting = asyncio.create_task(server.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        log.info("stopped", reason="signal before ready")
+        os._exit(0)
+    try:
+        starting.result()
+    except StartupError:
+        await server.close()
+        raise
+    await stopping
+    return 0 if await server.drain() else 1

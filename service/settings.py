@@ -1,0 +1,185 @@
+"""Every setting of `convoy-serve`: a flag, an environment variable and a key of one TOML file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from service.errors import UsageError
+
+ENV_PREFIX = "CONVOY_"
+# Variables of the client and of training, which may stand in the same environment.
+FOREIGN_VARIABLES = {"CONVOY_DATA", "CONVOY_SERVER"}
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, for example 0.0.0.0:8500 or [::1]:0")
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Device = Annotated[str, AfterValidator(_device)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """Serve image classifiers over gRPC."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="convoy-serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    config: Path | None = Field(None, description="TOML file with any of these settings.")
+    models: Path = Field(
+        Path("models"), description="Folder of bundles, <name>/<version>/; the newest are served."
+    )
+    default_model: str | None = Field(
+        None, description="Model for requests that name none. Needed only beside other models."
+    )
+    grpc_address: Address = Field(
+        "127.0.0.1:8500", description="Where gRPC listens; port 0 picks a free one."
+    )
+    http_address: Address = Field(
+        "127.0.0.1:8501", description="Where /metrics, /livez and /readyz listen."
+    )
+    front: Literal["grpcio"] = Field("grpcio", description="The transport that carries the calls.")
+    device: Device = Field(
+        "auto", description="auto, cpu, cuda or cuda:N. cuda refuses to start without CUDA."
+    )
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
+        32, description="Images that run together at most. Raise it on a GPU."
+    )
+    max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = Field(
+        0.0,
+        description="How long the oldest image may wait for a batch to fill, in milliseconds. "
+        "0: a batch is whatever waits when the device is free.",
+    )
+    max_queue_size: Positive = Field(
+        1024, description="Images per model that may be in the service at once; more are refused."
+    )
+    max_queue_bytes: Positive = Field(
+        256 * 2**20, description="Bytes of requests that may be in the service at once, per model."
+    )
+    max_images_per_request: Positive = Field(256, description="Images in one request at most.")
+    max_image_bytes: Positive = Field(16 * 2**20, description="Bytes of one encoded image at most.")
+    max_image_pixels: Positive = Field(
+        50_000_000,
+        description="Pixels of one encoded image at most; a decoder needs 4 to 10 bytes each.",
+    )
+    max_message_bytes: Positive = Field(64 * 2**20, description="Bytes of one message at most.")
+    decode_threads: Positive = Field(
+        default_factory=cpu_count,
+        description="Threads that decode images. Default: all processors.",
+    )
+    compute_threads: Positive = Field(
+        default_factory=cpu_count,
+        description="Threads of ONNX Runtime on the CPU, per model. Default: all processors.",
+    )
+    drain_timeout: Annotated[float, Field(ge=0, le=3600)] = Field(
+        30.0, description="Seconds that accepted calls may take to finish after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe events that are logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="json: one object a line. console: for people."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags (put first by pydantic-settings) win over variables, variables over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Settings from flags, environment and the file that `--config` names.
+
+    Raises: UsageError, one line that names the setting.
+    """
+    _refuse_unknown_variables()
+    file = _config_file(arguments)
+
+    class FromFile(Settings, toml_file=file):
+        __doc__ = Settings.__doc__
+
+    try:
+        # The plugin of pydantic for mypy would know these; they are public parameters.
+        return FromFile(_cli_parse_args=list(arguments), _cli_exit_on_error=False)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise UsageError(_one_line(error)) from None
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from None
+
+
+def _config_file(arguments: Sequence[str]) -> Path | None:
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", default=os.environ.get(f"{ENV_PREFIX}CONFIG"))
+    try:
+        name = parser.parse_known_args(arguments)[0].config
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    if name and not Path(name).is_file():
+        raise UsageError(f"config: no such file: {name}")
+    return Path(name) if name else None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | FOREIGN_VARIABLES
+    for name in os.environ:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            raise UsageError(f"{name}: no such setting (an environment variable); see --help")
+
+
+def _one_line(error: ValidationError) -> str:
+    parts = []
+    for one in error.errors(include_url=False):
+        name = "-".join(str(part) for part in one["loc"]).replace("_", "-")
+        if one["type"] == "extra_forbidden":
+            parts.append(f"{name}: no such setting; see --help")
+        else:
+            reason = one["msg"].removeprefix("Value error, ")
+            parts.append(f"{name}: {reason}, got {one['input']!r}")
+    return "; ".join(parts)

@@ -1,0 +1,48 @@
+"""The one table from domain errors to status codes."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from convoy.errors import ImageError
+from service import errors
+
+
+class Code(IntEnum):
+    """The codes of google.rpc.Code that this service uses."""
+
+    OK = 0
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+CODES: dict[type[Exception], Code] = {
+    errors.InvalidRequest: Code.INVALID_ARGUMENT,
+    ImageError: Code.INVALID_ARGUMENT,
+    errors.ModelNotFound: Code.NOT_FOUND,
+    errors.Overloaded: Code.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
+    errors.Draining: Code.UNAVAILABLE,
+    errors.ModelFailure: Code.INTERNAL,
+}
+
+UNKNOWN_TEXT = "internal error; the server's log has the detail"
+
+
+def status_of(error: Exception) -> tuple[Code, str]:
+    """The code and the text a caller gets; an error that is not in the table says nothing."""
+    code = CODES.get(type(error))
+    return (code, str(error)) if code is not None else (Code.INTERNAL, UNKNOWN_TEXT)
+
+
+def pushback_ms(error: Exception) -> int | None:
+    """Milliseconds for the trailer `grpc-retry-pushback-ms`, where trying again may help."""
+    if isinstance(error, errors.Overloaded):
+        return max(1, round(error.retry_after * 1000))
+    return None
