@@ -21,7 +21,7 @@ from convoy.errors import ImageError
 
 # What `Image.open` may try; MPO is a JPEG with more pictures behind it. Other decoders of Pillow
 # (EPS calls Ghostscript, for one) must not see bytes from strangers.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _KNOWN = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 
 _RESAMPLING = {
