@@ -1,0 +1,151 @@
+"""Tiny bundles whose answers a test can work out: no training, written in milliseconds.
+
+The network looks at mean colours only. With the default labels, the logits are ten times the mean
+red, green and blue of the image (0 to 1), so that a red picture is "red".
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from convoy.bundle import (
+    GOLDEN_FILE,
+    INPUT_NAME,
+    MODEL_FILE,
+    OUTPUT_NAME,
+    Bundle,
+    Golden,
+    Manifest,
+    Provenance,
+    write_bundle,
+)
+from convoy.imaging import InputSpec
+
+COLOURS = ("red", "green", "blue")
+GAIN = 10.0
+OPSET = 18
+IR_VERSION = 10  # onnx writes its newest by itself, which older ONNX Runtimes refuse
+
+Flaw = Literal["nan-on-black", "drops-black"]
+
+
+def make_bundle(
+    models: Path,
+    name: str = "tiny",
+    version: int = 1,
+    labels: Sequence[str] = COLOURS,
+    size: int = 32,
+    *,
+    channels: Literal[1, 3] = 3,
+    flaw: Flaw | None = None,
+) -> Bundle:
+    """Write `models/<name>/<version>/` and open it.
+
+    A `flaw` passes the golden replay and shows on a black image only: the network answers NaN for
+    it, or leaves its row out.
+    """
+    spec = InputSpec(height=size, width=size, channels=channels)
+    manifest = Manifest(
+        name=name,
+        version=version,
+        task="single-label",
+        labels=tuple(labels),
+        input=spec,
+        precision="fp32",
+        opset=OPSET,
+        golden_tolerance=1e-4,
+        files={},
+        training=Provenance(
+            dataset="none", created="2026-01-01T00:00:00Z", hardware="none, made by a test"
+        ),
+    )
+    model = make_model(len(labels), spec, flaw).SerializeToString()
+    golden = _golden(spec, len(labels)).to_bytes()
+    return write_bundle(models, manifest, {MODEL_FILE: model, GOLDEN_FILE: golden})
+
+
+def expected(pixels: NDArray[np.uint8], classes: int = len(COLOURS)) -> NDArray[np.float64]:
+    """What the network answers for uint8 [N, H, W, C]: probabilities [N, classes]."""
+    means = pixels.mean(axis=(1, 2), dtype=np.float64)
+    logits = means @ _weights(pixels.shape[-1], classes)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def solid(colour: str, size: int = 32, file_format: str = "PNG") -> bytes:
+    """An image file of one colour, named as Pillow names it ("red", "lime", "#102030")."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(buffer, file_format)
+    return buffer.getvalue()
+
+
+def make_model(classes: int, spec: InputSpec, flaw: Flaw | None = None) -> onnx.ModelProto:
+    """uint8 [N, H, W, C] -> float32 [N, classes]: softmax(mean colour @ weights)."""
+    weights = _weights(spec.channels, classes).astype(np.float32)
+    constants = [
+        numpy_helper.from_array(weights, "weights"),
+        numpy_helper.from_array(np.array([1, 2], np.int64), "sides"),
+        numpy_helper.from_array(np.array([1], np.int64), "channels"),
+        numpy_helper.from_array(np.zeros((), np.float32), "zero"),
+    ]
+    nodes = [
+        helper.make_node("Cast", [INPUT_NAME], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["values", "sides"], ["means"], keepdims=0),
+        *_flawed_means(flaw),
+        helper.make_node("MatMul", ["flawed" if flaw else "means", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], [OUTPUT_NAME], axis=1),
+    ]
+    images = helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["N", *spec.shape])
+    # A network that leaves rows out has no other name for how many it returns.
+    rows = "M" if flaw == "drops-black" else "N"
+    answer = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [rows, classes])
+    read = {name for node in nodes for name in node.input}
+    constants = [constant for constant in constants if constant.name in read]
+    graph = helper.make_graph(nodes, "mean-colour", [images], [answer], constants)
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _flawed_means(flaw: Flaw | None) -> list[onnx.NodeProto]:
+    """`means` to `flawed`: the same for every image but a black one."""
+    if flaw is None:
+        return []
+    total = helper.make_node("ReduceSum", ["means", "channels"], ["total"], keepdims=0)
+    if flaw == "drops-black":
+        lit = helper.make_node("Greater", ["total", "zero"], ["lit"])
+        return [total, lit, helper.make_node("Compress", ["means", "lit"], ["flawed"], axis=0)]
+    column = helper.make_node("Unsqueeze", ["total", "channels"], ["column"])
+    one = helper.make_node("Div", ["column", "column"], ["one"])  # 0 / 0 for black
+    return [total, column, one, helper.make_node("Mul", ["means", "one"], ["flawed"])]
+
+
+def _weights(channels: int, classes: int) -> NDArray[np.float64]:
+    """[channels, classes]: class k looks at channel k mod channels; later rounds count for less."""
+    weights = np.zeros((channels, classes))
+    for k in range(classes):
+        weights[k % channels, k] = GAIN / 255 / (1 + k // channels)
+    return weights
+
+
+def _golden(spec: InputSpec, classes: int) -> Golden:
+    colours = {"red": (255, 0, 0), "teal": (0, 128, 128), "white": (255, 255, 255)}
+    pixels = np.zeros((len(colours), *spec.shape), np.uint8)
+    for row, rgb in zip(pixels, colours.values(), strict=True):
+        row[:] = rgb if spec.channels == 3 else sum(rgb) // 3
+    encoded = []
+    for row in pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(row.squeeze()).save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    return Golden(tuple(encoded), pixels, expected(pixels, classes).astype(np.float32))
