@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from convoy.errors import BundleError
 from convoy.imaging import InputSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
@@ -243,7 +243,9 @@ def write_bundle(models: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     final = models / manifest.name / str(manifest.version)
     if final.exists():
         raise BundleError(f"{final}: exists already; choose another version")
-    entries = {name: FileEntry(sha256=_sha256(data), bytes=len(data)) for name, data in files.items()}
+    entries = {
+        name: FileEntry(sha256=_sha256(data), bytes=len(data)) for name, data in files.items()
+    }
     manifest = manifest.model_copy(update={"files": entries})
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     work = None

@@ -1,9 +1,9 @@
 """Errors that both sides of the wire share.
 
-    ConvoyError
-    ├── ImageError      bytes that do not become the pixels a model needs
-    ├── BundleError     a model bundle that cannot be read, written or trusted
-    └── ClientError     see convoy.client_errors
+ConvoyError
+├── ImageError      bytes that do not become the pixels a model needs
+├── BundleError     a model bundle that cannot be read, written or trusted
+└── ClientError     see convoy.client_errors
 """
 
 

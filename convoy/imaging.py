@@ -7,29 +7,36 @@ layout) is not here: it lives inside the ONNX graph.
 
 from __future__ import annotations
 
-import io
+import math
+import re
+import struct
 from dataclasses import dataclass
-from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from convoy.errors import ImageError
-
-# What `Image.open` may try; MPO is a JPEG with more pictures behind it. Other decoders of Pillow
-# (EPS calls Ghostscript, for one) must not see bytes from strangers.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_KNOWN = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+from convoy.image_files import guarded, identify, load, open_image
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
 _ORIENTATION_TAG = 0x0112
-_TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([1-8])')
+# What turns an image with this EXIF orientation upright.
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Encoded = bytes | bytearray | memoryview
 Side = Annotated[int, Field(ge=1, le=8192)]
@@ -79,117 +86,129 @@ def decode(data: Encoded, spec: InputSpec, limits: Limits = DEFAULT_LIMITS) -> N
     """Decode an image file to the pixels that `spec` asks for.
 
     EXIF orientation is applied, transparency is laid over white, only the first frame is read.
-    A JPEG is decoded at reduced scale where at least twice the target remains.
+    Embedded colour profiles are not applied. A JPEG is decoded at reduced scale where at least
+    twice the target remains. Safe to call from several threads.
 
     Returns: uint8 [height, width, channels], C-contiguous.
     Raises: ImageError, with a text for whoever sent the image.
     """
-    with _open(data, limits) as image:
-        try:
+    size = memoryview(data).nbytes
+    if size > limits.max_bytes:
+        raise ImageError(f"{size:,} bytes, more than the limit of {limits.max_bytes:,}")
+    data = bytes(data)
+    name = identify(data)
+    with guarded(name), open_image(data, name, limits.max_pixels) as image:
+        if name == "JPEG":
             _draft(image, spec)
-            image.load()
-            return fit(image, spec)
-        except ImageError:
-            raise
-        except MemoryError:
-            raise ImageError(f"too large to decode ({image.width} x {image.height})") from None
-        except Exception as error:
-            # Pillow's plugins raise nearly anything on broken files: OSError, ValueError,
-            # SyntaxError, struct.error, IndexError, zlib.error.
-            raise ImageError(f"broken {image.format} image: {error}") from None
+        return fit(load(image), spec)
 
 
 def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     """Turn an open Pillow image into the pixels that `spec` asks for.
 
+    An image that has the size of `spec` already, once it is upright, is not resampled or cropped.
+
     Returns: uint8 [height, width, channels], C-contiguous.
-    Raises: ImageError where the pixel format has no meaning as a picture.
+    Raises: ImageError where Pillow cannot read or convert the image.
     """
-    image = _flatten(_upright(image), grey=spec.channels == 1)
-    if image.size != (spec.width, spec.height):
-        image = image.resize(
-            (spec.width, spec.height),
-            _RESAMPLING[spec.interpolation],
-            box=_crop_box(image.size, spec),
-            # Shrink by a whole factor first while twice the target remains, as `draft` does for
-            # JPEG: a 12-megapixel PNG costs a third, the pixels differ by less than a level.
-            reducing_gap=2.0,
-        )
-    return np.asarray(image, dtype=np.uint8).reshape(spec.shape)
-
-
-def _open(data: Encoded, limits: Limits) -> Image.Image:
-    size = memoryview(data).nbytes
-    if size == 0:
-        raise ImageError("empty: 0 bytes")
-    if size > limits.max_bytes:
-        raise ImageError(f"{size:,} bytes, more than the limit of {limits.max_bytes:,}")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"more pixels than the limit of {limits.max_pixels:,}") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"not a {_KNOWN} image, or its header is broken") from None
-    except Exception as error:
-        raise ImageError(f"broken image header: {error}") from None
-    if image.width * image.height > limits.max_pixels:
-        raise ImageError(
-            f"{image.width} x {image.height} pixels, more than the limit of {limits.max_pixels:,}"
-        )
-    return image
+    with guarded(image.format or image.mode):
+        image.load()
+        image = _flatten(_upright(image), "L" if spec.channels == 1 else "RGB")
+        if image.size != (spec.width, spec.height):
+            image = image.resize(
+                (spec.width, spec.height),
+                _RESAMPLING[spec.interpolation],
+                box=_crop_box(image.size, spec),
+                # Shrink by a whole factor first while twice the target remains, as `draft` does
+                # for JPEG: large images cost a third.
+                reducing_gap=2.0,
+            )
+        return np.array(image, dtype=np.uint8).reshape(spec.shape)
 
 
 def _draft(image: Image.Image, spec: InputSpec) -> None:
     """Ask libjpeg for 1/2, 1/4 or 1/8 of the size where that leaves twice the target."""
-    if image.format not in ("JPEG", "MPO"):
-        return
-    width, height = spec.width, spec.height
-    if width != height and _orientation(image) in _TRANSPOSED:
-        width, height = height, width
-    gap = 2.0 / spec.crop_fraction
-    image.draft(None, (int(width * gap), int(height * gap)))
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # a broken EXIF block says nothing about the pixels
-        return 1
+    gap = 2.0 / spec.crop_fraction if spec.resize == "center-crop" else 2.0
+    size = math.ceil(spec.width * gap), math.ceil(spec.height * gap)
+    image.draft(None, size[::-1] if _orientation(image) >= 5 else size)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if _orientation(image) == 1:
-        return image
+    method = _TRANSPOSE.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8: from EXIF, else from XMP, else 1.
+
+    Not `Image.getexif`, which reads all of a block that may be broken or hostile, and warns.
+    """
+    exif = image.info.get("exif") or _exif_in_text(image)
+    found = _tiff_orientation(exif.removeprefix(b"Exif\0\0")) if exif else 0
+    if 1 <= found <= 8:
+        return found
+    xmp = image.info.get("xmp") or b""
+    text = xmp.decode("latin-1") if isinstance(xmp, bytes) else str(xmp)
+    match = _XMP_ORIENTATION.search(text)
+    return int(match[1]) if match else 1
+
+
+def _exif_in_text(image: Image.Image) -> bytes:
+    """EXIF as ImageMagick used to write it to PNG: a text of three lines, then hexadecimal."""
+    text = image.info.get("Raw profile type exif", "")
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # as above: the pixels are fine
-        return image
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    except ValueError:
+        return b""
 
 
-def _flatten(image: Image.Image, *, grey: bool) -> Image.Image:
+def _tiff_orientation(block: bytes) -> int:
+    """The orientation in the first directory of an EXIF block; 0 where there is none."""
+    order = "<" if block[:2] == b"II" else ">"
+    try:
+        (start,) = struct.unpack_from(order + "L", block, 4)
+        (count,) = struct.unpack_from(order + "H", block, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", block, at)
+            if tag == _ORIENTATION_TAG:
+                value = struct.unpack_from(order + ("L" if kind == 4 else "H"), block, at + 8)
+                return int(value[0])
+    except struct.error:  # a broken EXIF block says nothing about the pixels
+        pass
+    return 0
+
+
+def _flatten(image: Image.Image, mode: str) -> Image.Image:
     """Any of Pillow's modes to "L" or "RGB", as a viewer on white paper shows it."""
-    mode = "L" if grey else "RGB"
-    if image.mode == mode and "transparency" not in image.info:
-        return image
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255 instead of scaling.
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+        image = _high_bytes(image)
     elif image.mode in ("I", "F"):
-        raise ImageError(f"32-bit pixels (mode {image.mode}) have no defined brightness range")
+        image = _stretched(image)
     elif image.mode == "LAB":
-        image = ImageCms.applyTransform(image, _lab_to_srgb()) or image
+        image = image.convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         paper = Image.new("RGB", image.size, "white")
-        paper.paste(image, mask=image.getchannel("A"))
+        paper.paste(image, mask=image)
         image = paper
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
-@cache
-def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8 bits; Pillow's own conversion clips at 255 instead of scaling."""
+    pixels = np.asarray(image)
+    grey = Image.fromarray((pixels >> 8).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """32-bit grey to 8 bits. Such files do not say what is white: their own extremes are taken."""
+    darkest, brightest = cast(tuple[float, float], image.getextrema())
+    scale = 255.0 / (brightest - darkest) if brightest > darkest else 0.0
+    return image.point(lambda value: value * scale - darkest * scale).convert("L")
 
 
 def _crop_box(size: tuple[int, int], spec: InputSpec) -> tuple[float, float, float, float]:
@@ -198,6 +217,7 @@ def _crop_box(size: tuple[int, int], spec: InputSpec) -> tuple[float, float, flo
     if spec.resize == "stretch":
         return 0.0, 0.0, float(width), float(height)
     scale = min(width / spec.width, height / spec.height) * spec.crop_fraction
-    crop_width, crop_height = spec.width * scale, spec.height * scale
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    return left, top, left + crop_width, top + crop_height
+    # Rounding may give a hair more than there is, which Pillow refuses.
+    left = max((width - spec.width * scale) / 2, 0.0)
+    top = max((height - spec.height * scale) / 2, 0.0)
+    return left, top, width - left, height - top
