@@ -78,7 +78,8 @@ def expected(pixels: NDArray[np.uint8], classes: int = len(COLOURS)) -> NDArray[
     means = pixels.mean(axis=(1, 2), dtype=np.float64)
     logits = means @ _weights(pixels.shape[-1], classes)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    answer: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return answer
 
 
 def solid(colour: str, size: int = 32, file_format: str = "PNG") -> bytes:
