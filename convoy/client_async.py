@@ -1,0 +1,183 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+import grpc
+import grpc.aio
+
+from convoy.client_base import (
+    DEFAULT_TARGET,
+    ClientBase,
+    as_many,
+    as_top_k,
+    as_version,
+    checked,
+)
+from convoy.client_channel import OPTIONS, Methods, failure_of, methods
+from convoy.client_errors import ClientError
+from convoy.client_inputs import ImageInput, is_one_image, is_ready
+from convoy.client_plan import END, Batching, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
+from convoy.client_retry import Retry
+from convoy.client_types import Model, Result
+
+T = TypeVar("T")
+
+
+class AsyncImageClient(ClientBase):
+    """`ImageClient` for asyncio: the same arguments, results and errors.
+
+        async with convoy.AsyncImageClient("127.0.0.1:8500") as client:
+            print((await client.classify("cat.jpg")).label)
+
+    Sequences of images may be asynchronous too. Files are read in threads, so that a slow disk
+    does not hold up the event loop. One client belongs to one event loop, and connects on first
+    use; any number of tasks may share it.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        model: str | None = None,
+        version: int | None = None,
+        timeout: float = 30.0,
+        retry: Retry | None = None,
+        batching: Batching | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        super().__init__(
+            target, model=model, version=version, timeout=timeout, retry=retry, batching=batching
+        )
+        self._credentials = credentials
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: Methods = {}
+
+    # A str, bytes and an array are iterable too, which is all that the ignored check says.
+    @overload
+    async def classify(  # type: ignore[overload-overlap]
+        self, images: ImageInput, *, top_k: int | None = None
+    ) -> Result: ...
+
+    @overload
+    async def classify(
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput],
+        *,
+        top_k: int | None = None,
+    ) -> list[Result]: ...
+
+    async def classify(
+        self,
+        images: ImageInput | Iterable[ImageInput] | AsyncIterable[ImageInput],
+        *,
+        top_k: int | None = None,
+    ) -> Result | list[Result]:
+        """Classify one image, or a sequence of them: see `ImageClient.classify`."""
+        one = is_one_image(images)
+        inputs: Any = [images] if one else images
+        plan = self._planner.classify(top_k=as_top_k(top_k), whole=True)
+        async with aclosing(self._run(plan, inputs)) as run:
+            results = [checked(result) async for result in run]
+        return results[0] if one else results
+
+    def classify_stream(
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput],
+        *,
+        top_k: int | None = None,
+    ) -> AsyncIterator[Result | ClientError]:
+        """Classify any number of images in bounded memory: see `ImageClient.classify_stream`."""
+        plan = self._planner.classify(top_k=as_top_k(top_k), whole=False)
+        return self._run(plan, as_many(images))
+
+    async def list_models(self) -> list[Model]:
+        """List the models that are served, by name and version."""
+        return [model async for model in self._run(self._planner.list_models())]
+
+    async def get_model(self, name: str | None = None, *, version: int | None = None) -> Model:
+        """Describe a model; by default the client's own."""
+        return await self._one(self._planner.get_model(name, as_version(version)))
+
+    async def health(self, service: str = "") -> str:
+        """Ask for the status of the server, a model or a service: see `ImageClient.health`."""
+        return await self._one(self._planner.health(service))
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _connect(self) -> None:
+        # Not in __init__: an asyncio channel belongs to the loop that runs when it is made.
+        self._check_open()
+        if self._channel is None:
+            self._channel = (
+                grpc.aio.insecure_channel(self.target, OPTIONS)
+                if self._credentials is None
+                else grpc.aio.secure_channel(self.target, self._credentials, OPTIONS)
+            )
+            self._methods = methods(self._channel)
+
+    async def _one(self, plan: Plan[T]) -> T:
+        async with aclosing(self._run(plan)) as run:
+            return await anext(run)
+
+    async def _run(self, plan: Plan[T], inputs: Any = ()) -> AsyncGenerator[T, None]:
+        """Carry out a plan, yielding what it emits."""
+        self._connect()
+        source = aiter(inputs) if isinstance(inputs, AsyncIterable) else iter(inputs)
+        calls: set[Any] = set()
+        outcome: Any = None
+        try:
+            while True:
+                try:
+                    step = plan.send(outcome)
+                except StopIteration:
+                    return
+                if isinstance(step, Emit):
+                    yield step.value
+                    outcome = None
+                else:
+                    outcome = await self._do(step, source, calls)
+        finally:
+            for call in calls:
+                call.cancel()
+
+    async def _do(self, step: Step, source: Any, calls: set[Any]) -> Any:
+        match step:
+            case Read():
+                if isinstance(source, AsyncIterator):
+                    return await anext(source, END)
+                return next(source, END)
+            case Prepare():
+                return step.run() if is_ready(step.value) else await asyncio.to_thread(step.run)
+            case Start():
+                call = self._methods[step.method](step.request, timeout=step.timeout)
+                calls.add(call)
+                return call
+            case Wait():
+                calls.discard(step.handle)
+                try:
+                    return await step.handle
+                except grpc.RpcError as error:
+                    return failure_of(error)
+            case Sleep():
+                return await asyncio.sleep(step.seconds)

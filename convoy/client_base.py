@@ -1,0 +1,80 @@
+"""What both clients are told, and how they take their inputs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from convoy.client_errors import ClientError, InvalidRequest
+from convoy.client_inputs import is_one_image
+from convoy.client_plan import Batching, Planner
+from convoy.client_retry import Retry
+from convoy.client_types import Result
+
+DEFAULT_TARGET = "127.0.0.1:8500"
+
+
+class ClientBase:
+    """The settings of a client; see `ImageClient` for their meaning."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        model: str | None = None,
+        version: int | None = None,
+        timeout: float = 30.0,
+        retry: Retry | None = None,
+        batching: Batching | None = None,
+    ) -> None:
+        if not (timeout > 0 and math.isfinite(timeout)):
+            raise InvalidRequest(f"timeout is {timeout!r}; it must be a number of seconds above 0")
+        self.target = target
+        self._closed = False
+        self._planner = Planner(
+            target=target,
+            model=model or "",
+            version=as_version(version),
+            timeout=timeout,
+            retry=retry or Retry(),
+            batching=batching or Batching(),
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.target!r})"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientError("the client is closed; make a new one")
+
+
+def as_many(images: Any) -> Any:
+    """Check that `images` is a sequence of images, not a single one. Raises: InvalidRequest."""
+    if is_one_image(images):
+        raise InvalidRequest("one image was given where a sequence of images is expected")
+    return images
+
+
+def as_top_k(top_k: int | None) -> int:
+    """The message's field; 0 lets the server choose. Raises: InvalidRequest."""
+    if top_k is None:
+        return 0
+    return _positive("top_k", top_k, 2**31 - 1)
+
+
+def as_version(version: int | None) -> int:
+    """The message's field; 0 is the newest version. Raises: InvalidRequest."""
+    return 0 if version is None else _positive("version", version, 2**63 - 1)
+
+
+def checked(result: Result | ClientError) -> Result:
+    """The result. Raises: the error that stands in its place."""
+    if isinstance(result, ClientError):
+        raise result
+    return result
+
+
+def _positive(name: str, value: int, most: int) -> int:
+    if not 1 <= value <= most:
+        raise InvalidRequest(f"{name} is {value}; it must be 1 to {most}")
+    return value

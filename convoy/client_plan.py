@@ -1,0 +1,304 @@
+"""What a client does, step by step, without doing any of it.
+
+A plan is a generator that yields steps and is sent their outcomes. The synchronous and the asyncio
+client differ only in how they carry the steps out, and a test can carry them out with no server
+and no clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from convoy.client_errors import ClientError, InvalidRequest, ServerError, Timeout
+from convoy.client_inputs import Shape, is_array, read_image, source_of
+from convoy.client_retry import Failure, Retry
+from convoy.client_types import Model, Result, parse_model, parse_response
+from convoy.v1 import image_classifier_pb2 as pb
+
+T = TypeVar("T")
+
+END = object()
+"""The outcome of `Read` after the last input."""
+
+_HEALTH = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+_UNREACHABLE = "failed to connect to all addresses"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Take the next of the caller's inputs. Outcome: the input, or END."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Read or encode one input. Outcome: a pb.Image, or an InvalidRequest."""
+
+    value: object
+    shape: Shape | None
+
+    def run(self) -> pb.Image | InvalidRequest:
+        """Do it; may block on a disk."""
+        try:
+            return read_image(self.value, self.shape)
+        except InvalidRequest as error:
+            return error
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Send a call. Outcome: its handle, which `Wait` takes."""
+
+    method: str
+    request: Any
+    timeout: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for a call. Outcome: its response, or a Failure."""
+
+    handle: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait before trying again."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Emit(Generic[T]):
+    """Hand one value to the caller."""
+
+    value: T
+
+
+Step: TypeAlias = Read | Prepare | Start | Wait | Sleep
+Steps: TypeAlias = Generator[Step, Any, T]
+Plan: TypeAlias = Generator[Step | Emit[T], Any, None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """How a sequence of images is cut into calls."""
+
+    images_per_call: int = 32
+    """At most; a server takes 256 unless it is configured otherwise."""
+    bytes_per_call: int = 4 * 2**20
+    """No image is added to a call that has reached this size."""
+    calls_in_flight: int = 4
+    """Calls sent before the first of them is answered."""
+
+    def __post_init__(self) -> None:
+        if min(self.images_per_call, self.bytes_per_call, self.calls_in_flight) < 1:
+            raise ValueError(f"{self}: every number must be at least 1")
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One image of a job, at its place."""
+
+    index: int
+    source: str
+    image: pb.Image | InvalidRequest
+
+    def name(self, error: ClientError) -> ClientError:
+        """The error, as one about this image."""
+        detail = error.detail.removeprefix("images[0]: ")
+        return type(error)(detail, source=self.source, index=self.index)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call, through all its attempts."""
+
+    method: str
+    request: Any
+    deadline: float
+    attempt: int = 0
+    handle: Any = None
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Consecutive images of a job, and the call that carries those that could be read."""
+
+    slots: list[_Slot]
+    call: _Call | None = None
+
+    def sendable(self) -> list[_Slot]:
+        return [slot for slot in self.slots if isinstance(slot.image, pb.Image)]
+
+
+@dataclass(slots=True, kw_only=True)
+class Planner:
+    """Makes the plans of one client."""
+
+    target: str
+    model: str
+    version: int
+    timeout: float
+    retry: Retry = field(default_factory=Retry)
+    batching: Batching = field(default_factory=Batching)
+    clock: Callable[[], float] = time.monotonic
+    _shape: Shape | None = None
+    """The model's input, once it was asked for."""
+
+    def health(self, service: str) -> Plan[str]:
+        """Ask grpc.health.v1; emits the status's name."""
+        status = yield from self._answer(self._call("Check", service))
+        yield Emit(_HEALTH[status] if status < len(_HEALTH) else "UNKNOWN")
+
+    def list_models(self) -> Plan[Model]:
+        """Emit every model that is served."""
+        response = yield from self._answer(self._call("ListModels", pb.ListModelsRequest()))
+        for message in response.models:
+            yield Emit(parse_model(message))
+
+    def get_model(self, name: str | None, version: int) -> Plan[Model]:
+        """Emit one model; None is the client's own, 0 its newest version."""
+        if name is None:
+            name, version = self.model, version or self.version
+        request = pb.GetModelRequest(model=name, version=version)
+        message = yield from self._answer(self._call("GetModel", request))
+        yield Emit(parse_model(message))
+
+    def classify(self, *, top_k: int, whole: bool) -> Plan[Result | ClientError]:
+        """Emit for each input, in order, its result or the error of the image that was refused.
+
+        `whole`: the timeout is for the whole plan. Otherwise it is for each call, and one that
+        failed while the caller was busy with earlier results gets it anew.
+        """
+        if not whole:
+            return self._classify(top_k, self._deadline)
+        deadline = self._deadline()
+        return self._classify(top_k, lambda: deadline)
+
+    def _classify(self, top_k: int, deadline: Callable[[], float]) -> Plan[Result | ClientError]:
+        window: deque[_Chunk] = deque()
+        count, more = 0, True
+        while more or window:
+            while more and len(window) < self.batching.calls_in_flight:
+                chunk, more = yield from self._read_chunk(count, deadline())
+                count += len(chunk.slots)
+                images = [slot.image for slot in chunk.sendable()]
+                if images:
+                    chunk.call = self._classify_call(images, top_k, deadline())
+                    yield from self._start(chunk.call)
+                window.append(chunk)
+            yield from self._finish(window.popleft(), top_k, deadline)
+
+    def _read_chunk(self, first: int, deadline: float) -> Steps[tuple[_Chunk, bool]]:
+        """Read the inputs of one call. Returns: the chunk, and whether there may be more."""
+        chunk, size = _Chunk([]), 0
+        for index in range(first, first + self.batching.images_per_call):
+            value = yield Read()
+            if value is END:
+                return chunk, False
+            shape = (yield from self._input_shape(deadline)) if is_array(value) else None
+            image = yield Prepare(value, shape)
+            chunk.slots.append(_Slot(index, source_of(value, index), image))
+            size += image.ByteSize() if isinstance(image, pb.Image) else 0
+            if size >= self.batching.bytes_per_call:
+                break
+        return chunk, True
+
+    def _finish(
+        self, chunk: _Chunk, top_k: int, deadline: Callable[[], float]
+    ) -> Plan[Result | ClientError]:
+        """Emit what became of a chunk's images."""
+        slots = chunk.sendable()
+        answers: list[Result | ClientError] = []
+        if chunk.call is not None:
+            chunk.call.deadline = deadline()
+            try:
+                answers += yield from self._results(chunk.call, len(slots))
+            except (InvalidRequest, ServerError) as error:
+                self._shape = None  # The model may have been replaced by one of another size.
+                if len(slots) == 1:
+                    answers = [slots[0].name(error)]
+                else:
+                    answers = yield from self._one_by_one(slots, top_k, deadline())
+        answered = iter(answers)
+        for slot in chunk.slots:
+            if isinstance(slot.image, InvalidRequest):
+                yield Emit(slot.name(slot.image))
+            else:
+                yield Emit(next(answered))
+
+    def _one_by_one(
+        self, slots: list[_Slot], top_k: int, deadline: float
+    ) -> Steps[list[Result | ClientError]]:
+        """Send the images of a refused call again, each alone: only the bad ones fail."""
+        calls = [self._classify_call([slot.image], top_k, deadline) for slot in slots]
+        for call in calls:
+            yield from self._start(call)
+        answers: list[Result | ClientError] = []
+        for slot, call in zip(slots, calls, strict=True):
+            try:
+                answers += yield from self._results(call, 1)
+            except (InvalidRequest, ServerError) as error:
+                answers.append(slot.name(error))
+        return answers
+
+    def _input_shape(self, deadline: float) -> Steps[Shape]:
+        if self._shape is None:
+            request = pb.GetModelRequest(model=self.model, version=self.version)
+            message = yield from self._answer(_Call("GetModel", request, deadline))
+            self._shape = parse_model(message).input_shape
+        return self._shape
+
+    def _classify_call(self, images: list[Any], top_k: int, deadline: float) -> _Call:
+        request = pb.ClassifyRequest(
+            model=self.model, version=self.version, images=images, top_k=top_k
+        )
+        return _Call("Classify", request, deadline)
+
+    def _call(self, method: str, request: Any) -> _Call:
+        return _Call(method, request, self._deadline())
+
+    def _results(self, call: _Call, count: int) -> Steps[list[Result]]:
+        return parse_response((yield from self._settle(call)), count)
+
+    def _answer(self, call: _Call) -> Steps[Any]:
+        yield from self._start(call)
+        return (yield from self._settle(call))
+
+    def _start(self, call: _Call) -> Steps[None]:
+        remaining = call.deadline - self.clock()
+        if remaining <= 0:
+            raise self._timeout()
+        call.attempt += 1
+        call.handle = yield Start(call.method, call.request, remaining)
+
+    def _settle(self, call: _Call) -> Steps[Any]:
+        """Wait for the response, sending the call again where that is safe and may help."""
+        while True:
+            outcome = yield Wait(call.handle)
+            if not isinstance(outcome, Failure):
+                return outcome
+            delay = self.retry.delay(outcome, call.attempt)
+            if delay is None or self.clock() + delay >= call.deadline:
+                raise self._error(outcome)
+            yield Sleep(delay)
+            yield from self._start(call)
+
+    def _deadline(self) -> float:
+        return self.clock() + self.timeout
+
+    def _timeout(self) -> Timeout:
+        return Timeout(f"{self.target}: no answer within {self.timeout:g} s")
+
+    def _error(self, failure: Failure) -> ClientError:
+        if failure.error is Timeout:
+            return self._timeout()
+        if failure.message.startswith(_UNREACHABLE):
+            reason = failure.message.rpartition(": ")[2]
+            return failure.error(f"{self.target}: no server answers there ({reason})")
+        return failure.error(failure.message or f"the server answered {failure.code}")

@@ -1,0 +1,97 @@
+"""When a failed call is sent again, and which error it becomes when it is not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from convoy.client_errors import (
+    ClientError,
+    Denied,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServerError,
+    Timeout,
+    Unavailable,
+)
+
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+# Every status code that gRPC has, by name; OK is no failure.
+ERRORS: dict[str, type[ClientError]] = {
+    "CANCELLED": Unavailable,
+    "UNKNOWN": ServerError,
+    "INVALID_ARGUMENT": InvalidRequest,
+    "DEADLINE_EXCEEDED": Timeout,
+    "NOT_FOUND": NotFound,
+    "ALREADY_EXISTS": ServerError,
+    "PERMISSION_DENIED": Denied,
+    "RESOURCE_EXHAUSTED": Overloaded,
+    "FAILED_PRECONDITION": InvalidRequest,
+    "ABORTED": ServerError,
+    "OUT_OF_RANGE": InvalidRequest,
+    "UNIMPLEMENTED": ServerError,
+    "INTERNAL": ServerError,
+    "UNAVAILABLE": Unavailable,
+    "DATA_LOSS": ServerError,
+    "UNAUTHENTICATED": Denied,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a call failed, in plain values."""
+
+    code: str
+    """Name of the gRPC status code."""
+    message: str
+    pushback_ms: int | None = None
+    """What the server said about trying again; negative: do not."""
+
+    @property
+    def error(self) -> type[ClientError]:
+        """The error this failure becomes."""
+        return ERRORS.get(self.code, ServerError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often and how fast a call is sent again, always within the caller's timeout.
+
+    Classifying changes nothing on the server, so a call that it did not take may be repeated: one
+    that failed with UNAVAILABLE, and one refused for overload by a server that says when to come
+    back. Nothing else is retried.
+    """
+
+    attempts: int = 6
+    """Calls at most while the server is unavailable; 1: never retry. A server that asks to come
+    back later is obeyed until the timeout."""
+    first_delay: float = 0.05
+    """Seconds; doubles with every attempt, less up to half of it at random."""
+    max_delay: float = 2.0
+    """Seconds."""
+
+    def delay(
+        self, failure: Failure, attempt: int, *, uniform: Callable[[], float] = random.random
+    ) -> float | None:
+        """Seconds to wait after failed attempt number `attempt` (from 1); None: do not retry."""
+        pushback = failure.pushback_ms
+        if self.attempts <= 1 or (pushback is not None and pushback < 0):
+            return None
+        backoff = min(self.first_delay * 2.0 ** min(attempt - 1, 30), self.max_delay)
+        backoff *= 1 - uniform() / 2
+        if failure.code == "RESOURCE_EXHAUSTED":
+            return None if pushback is None else pushback / 1000 + backoff
+        if failure.code == "UNAVAILABLE" and attempt < self.attempts:
+            return (pushback or 0) / 1000 + backoff
+        return None
+
+
+def parse_pushback(text: str | bytes) -> int:
+    """Read the trailer's value; by gRPC's rules, one that is no number means "do not retry"."""
+    try:
+        return int(text)
+    except ValueError:
+        return -1
