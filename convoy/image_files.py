@@ -26,11 +26,17 @@ from PIL.WebPImagePlugin import WebPImageFile
 from convoy.errors import ImageError
 from convoy.tiff import first_page
 
+
+class _Jpeg(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Not wanted: it reads and warns about all of an EXIF block to find a resolution."""
+
+
 # The plugins themselves, not `Image.open`: it adds limits of its own that are global to the
 # process, and would also try decoders that must not see bytes from strangers (EPS calls
 # Ghostscript). An MPO file is a JPEG with more pictures behind it.
 _PLUGINS: dict[str, type[ImageFile]] = {
-    "JPEG": JpegImageFile,
+    "JPEG": _Jpeg,
     "PNG": PngImageFile,
     "WebP": WebPImageFile,
     "GIF": GifImageFile,
@@ -68,6 +74,8 @@ _MAX_RLE_PIXELS = 4 * 2**20
 # libjpeg goes over the whole picture once for each scan of a progressive JPEG, however short the
 # scan is; real files have about ten.
 _MAX_SCANS = 100
+# Pillow unpacks each compressed text of a PNG, up to a megabyte each.
+_MAX_TEXTS = 32
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
@@ -92,8 +100,10 @@ def open_image(data: bytes, name: str, max_pixels: int) -> ImageFile:
     """
     if name == "WebP":
         _check_pixels(_webp_size(data), max_pixels)  # opening one allocates its canvas
-    if name == "TIFF":
+    elif name == "TIFF":
         data = first_page(data, max_pixels)
+    elif name == "PNG" and data.count(b"zTXt") + data.count(b"iTXt") > _MAX_TEXTS:
+        raise ImageError(f"more than {_MAX_TEXTS} compressed texts in a PNG image")
     image = _PLUGINS[name](io.BytesIO(data))
     _check_pixels(image.size, max_pixels)
     if name == "JPEG" and "progressive" in image.info:
@@ -170,6 +180,8 @@ def guarded(name: str) -> Iterator[None]:
             yield
         except ImageError:
             raise
+        except Image.DecompressionBombError:
+            raise ImageError(f"unreadable {name} image: a part of it is too large") from None
         except MemoryError:
             raise ImageError(f"unreadable {name} image: not enough memory for it") from None
         except Exception as error:
@@ -186,7 +198,9 @@ def _reason(error: Exception) -> str:
     foreign = isinstance(error, SyntaxError) and error.__cause__ is not None
     if foreign or isinstance(error, UnicodeError) or not isinstance(error, _SPOKEN):
         return "its data is damaged"
-    return text if _PLAIN.fullmatch(text) and "0x" not in text else "its data is damaged"
+    if "0x" in text or "decoder" in text or not _PLAIN.fullmatch(text):
+        return "its data is damaged"
+    return text
 
 
 class _Decoding(threading.local):

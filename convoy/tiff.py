@@ -32,6 +32,7 @@ _TYPE_SIZES |= {13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
 
 _MAX_ENTRIES = 4096
+_MAX_SAMPLES = 6  # CMYK and two extra, as Pillow has it
 _MAX_VALUES = 65_536  # Pillow makes a Python object of about 500 bytes for each strip
 
 
@@ -123,6 +124,8 @@ def _check(layout: _Layout, entries: dict[int, _Entry], max_pixels: int) -> None
         )
     rows = _integer(layout, entries.get(_ROWS_PER_STRIP), height)
     planes = _integer(layout, entries.get(_SAMPLES), 1)
+    if planes > _MAX_SAMPLES:
+        raise ImageError(f"unreadable TIFF image: {planes:,} samples a pixel")
     if _integer(layout, entries.get(_PLANAR), 1) != 2:
         planes = 1
     strips = -(-height // max(rows, 1))
