@@ -1,0 +1,109 @@
+"""What every source of images gives: training images now, test images only when asked."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convoy.imaging import InputSpec
+from training.errors import TrainingError
+from training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Images with the index of their class."""
+
+    images: NDArray[np.uint8]
+    """[N, H, W, C]"""
+    labels: NDArray[np.int64]
+    """[N]"""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64]) -> Labelled:
+        """The images of these rows."""
+        return Labelled(self.images[rows], self.labels[rows])
+
+    def sha256(self) -> str:
+        """Over the pixels, then the labels, in order."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Split(Labelled):
+    """A named test set: every figure says of which one it is."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """What training may see: images to learn from, and others to choose the best epoch by."""
+
+    train: Labelled
+    validation: Labelled
+    sha256: str
+    """Over all training images, validation included."""
+
+
+class Source(ABC):
+    """One data set on disk."""
+
+    labels: tuple[str, ...]
+    spec: InputSpec
+
+    @classmethod
+    @abstractmethod
+    def open(cls, recipe: Recipe, root: Path, *, download: bool) -> Self:
+        """Find the data under `root`. Raises: TrainingError."""
+
+    @abstractmethod
+    def training(self) -> Labelled:
+        """All images that training may see."""
+
+    def validation(self) -> Labelled | None:
+        """The source's own validation set, where it has one."""
+        return None
+
+    @abstractmethod
+    def tests(self) -> list[Split]:
+        """The test sets; read after training, once."""
+
+
+def split_training(source: Source, recipe: Recipe) -> Splits:
+    """Read the training images; hold a stratified share out where there is no validation set."""
+    training, validation = source.training(), source.validation()
+    if validation is not None:
+        return Splits(training, validation, training.sha256())
+    held, rest = stratified_split(training.labels, recipe.validation_share, recipe.seed)
+    return Splits(training.take(rest), training.take(held), training.sha256())
+
+
+def stratified_split(
+    labels: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw `share` of every class, at least one image; rows of the drawn and of the rest, sorted.
+
+    Raises: TrainingError where a class has only one image.
+    """
+    random = np.random.default_rng(seed)
+    held = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < 2:
+            raise TrainingError(
+                f"class {label} has only one image left to train on: it cannot be split; add more"
+            )
+        held.append(random.permutation(rows)[: max(1, round(share * len(rows)))])
+    drawn = np.sort(np.concatenate(held))
+    return drawn, np.setdiff1d(np.arange(len(labels)), drawn)

@@ -1,0 +1,47 @@
+"""The table of networks: a new one is a file beside this and a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+from torch import nn
+
+from training.errors import TrainingError
+from training.networks.cnn import Cnn, CnnParameters
+from training.networks.fast import Fast, FastParameters
+from training.recipe import Network, describe
+
+
+class Entry(NamedTuple):
+    """What a recipe may set, and what makes the network of it."""
+
+    parameters: type[BaseModel]
+    make: Callable[[tuple[int, int, int], int, Any], nn.Module]
+    """(channels, height, width), number of classes, parameters."""
+
+
+NETWORKS: dict[str, Entry] = {
+    "cnn": Entry(CnnParameters, Cnn),
+    "fast": Entry(FastParameters, Fast),
+}
+
+
+def make_network(network: Network, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Make a recipe's network: normalised images (B, C, H, W) to logits (B, K).
+
+    Raises: TrainingError naming the key that it does not know or take.
+    """
+    entry = NETWORKS.get(network.name)
+    if entry is None:
+        known = ", ".join(sorted(NETWORKS))
+        raise TrainingError(f"network.name: there is no {network.name!r}, only {known}")
+    try:
+        parameters = entry.parameters.model_validate(network.parameters)
+    except ValidationError as error:
+        raise TrainingError(f"network: {describe(error, entry.parameters)}") from None
+    try:
+        return entry.make(input_shape, classes, parameters)
+    except ValueError as error:
+        raise TrainingError(f"network: {error}") from None

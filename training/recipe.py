@@ -1,0 +1,196 @@
+"""Recipes: what a training run does, as short TOML files of differences from the defaults here.
+
+A recipe is validated as a whole before anything heavy starts; an unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from convoy.bundle import Name
+from training.errors import TrainingError
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+JpegQuality = Annotated[int, Field(ge=1, le=100)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Network(BaseModel):
+    """`[network]`: its name in the registry; the keys beside it are that network's own."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = "cnn"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The network's own keys, which the registry validates."""
+        return dict(self.model_extra or {})
+
+
+class Augmentation(_Table):
+    """`[augmentation]`: what happens to training images, in this order. All off by default."""
+
+    resize_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Smallest share of the area that a random crop, resized back, keeps; 1 turns it off."""
+    rotation: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    """Largest angle in degrees, either way."""
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = 0
+    """Pixels of mirrored border around the image, out of which a crop of its size is cut."""
+    flip: bool = False
+    """Mirror left and right, half of the time."""
+    color_jitter: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Largest relative change of brightness, contrast and saturation."""
+    hue_jitter: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Largest shift of the hue, as a share of the colour circle."""
+    grayscale: Probability = 0.0
+    """Probability of taking the colour out."""
+    jpeg: Probability = 0.0
+    """Probability of encoding the image as JPEG and decoding it again."""
+    jpeg_quality: tuple[JpegQuality, JpegQuality] = (60, 95)
+    """Range of that JPEG's quality."""
+
+    @model_validator(mode="after")
+    def _quality_ascends(self) -> Self:
+        if self.jpeg_quality[0] > self.jpeg_quality[1]:
+            raise ValueError("jpeg_quality must be [lowest, highest]")
+        return self
+
+
+class Recipe(_Table):
+    """Everything that decides what a run learns."""
+
+    name: Name
+    """Of the bundle: `models/<name>/<version>`."""
+
+    source: Literal["cifar10", "mnist", "fashion-mnist", "folder"]
+    """`folder`: one folder of images per class."""
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 64
+    """`folder` only: side in pixels of the network's input."""
+    resize: Literal["center-crop", "stretch"] = "center-crop"
+    """`folder` only: how a photo becomes that square."""
+    channels: Literal[1, 3] = 3
+    """`folder` only: 1 trains on grey."""
+    validation_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
+    """Share of the training images held out to choose the best epoch."""
+    test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
+    """`folder` without a test folder: share of the images held out to measure the result."""
+
+    network: Network = Network()
+    augmentation: Augmentation = Augmentation()
+
+    optimizer: Literal["sgd", "adamw", "rmsprop"] = "sgd"
+    """`sgd` is with Nesterov momentum."""
+    learning_rate: Positive = 0.1
+    """The highest of the schedule, for the mean loss of a batch."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Of `sgd` and `rmsprop`; the first beta of `adamw`."""
+    weight_decay: NonNegative = 5e-4
+    """Of weights; biases and normalisation are left alone."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    warmup_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
+    """`one-cycle` only: share of the steps during which the learning rate rises."""
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many epochs without a better validation accuracy; by default never."""
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    """`bf16`: autocast; `auto`: where the hardware computes it natively."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the splits, the first weights, the order of images and their augmentation."""
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a shipped recipe by name, or any by path, and apply `key=value` overrides.
+
+    Raises: TrainingError naming the file and the key.
+    """
+    path = SHIPPED / f"{name}.toml"
+    if not path.is_file():
+        path = Path(name)
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
+        raise TrainingError(
+            f"no recipe {name!r}: give the path of a TOML file or one of {shipped}"
+        ) from None
+    except OSError as error:
+        raise TrainingError(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # TOML's and UTF-8's errors alike
+        raise TrainingError(f"{path}: not a TOML file: {error}") from None
+    for override in overrides:
+        _apply(values, override)
+    return parse_recipe(values, where=str(path))
+
+
+def parse_recipe(values: Mapping[str, Any], *, where: str) -> Recipe:
+    """Validate a recipe. Raises: TrainingError naming `where` and the key."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise TrainingError(f"{where}: {describe(error, Recipe)}") from None
+
+
+def differing_keys(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted keys whose values differ, in the recipe's order."""
+    return _differences(one.model_dump(), other.model_dump(), "")
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem in one line; for an unknown key, with the nearest valid one."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_suggestion(first['loc'], model)}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    return f"{key}: {first['msg']}" if key else str(first["msg"])
+
+
+def _suggestion(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    for part in loc[:-1]:
+        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
+    near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1, cutoff=0.5)
+    return f"; did you mean {'.'.join([*map(str, loc[:-1]), near[0]])!r}?" if near else ""
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise TrainingError(f"--set {override}: write key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is meant as a string
+    *tables, last = key.split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise TrainingError(f"--set {override}: {table!r} is not a table")
+    values[last] = value
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str) -> list[str]:
+    found: list[str] = []
+    for key in dict.fromkeys([*one, *other]):
+        here, there = one.get(key), other.get(key)
+        if isinstance(here, dict) and isinstance(there, dict):
+            found += _differences(here, there, f"{prefix}{key}.")
+        elif here != there:
+            found.append(f"{prefix}{key}")
+    return found

@@ -1,0 +1,161 @@
+"""A run's folder: its recipe, environment, log and checkpoint, each written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.errors import TrainingError
+from training.recipe import Recipe, differing_keys, parse_recipe
+
+RECIPE_FILE = "recipe.json"
+ENVIRONMENT_FILE = "environment.json"
+LOG_FILE = "log.jsonl"
+CHECKPOINT_FILE = "checkpoint.pt"
+
+LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+
+
+class Run:
+    """The folder of one training run."""
+
+    def __init__(self, path: Path, recipe: Recipe, environment: Mapping[str, Any]) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.environment = environment
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, data: Path) -> Run:
+        """Start a run in a new folder. Raises: TrainingError where it holds a run already."""
+        if (path / RECIPE_FILE).exists():
+            raise TrainingError(
+                f"{path}: holds a run already; add --resume, or choose another --run"
+            )
+        run = cls(path, recipe, describe_environment(data))
+        run._write(RECIPE_FILE, json.dumps(recipe.model_dump(mode="json"), indent=2).encode())
+        run._write(ENVIRONMENT_FILE, json.dumps(run.environment, indent=2).encode())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open the folder of a run. Raises: TrainingError where it is none."""
+        try:
+            recipe = json.loads((path / RECIPE_FILE).read_bytes())
+            environment = json.loads((path / ENVIRONMENT_FILE).read_bytes())
+        except (OSError, ValueError):
+            raise TrainingError(
+                f"{path}: not a run's folder; name one that holds {RECIPE_FILE}"
+            ) from None
+        return cls(path, parse_recipe(recipe, where=str(path / RECIPE_FILE)), environment)
+
+    @classmethod
+    def resume(cls, path: Path, recipe: Recipe) -> Run:
+        """Open a run to go on with. Raises: TrainingError where its recipe is another one."""
+        run = cls.open(path)
+        if keys := differing_keys(run.recipe, recipe):
+            raise TrainingError(
+                f"{path}: was started with another recipe, {keys[0]} differs; "
+                "resume with the same one, or start a new run"
+            )
+        return run
+
+    def save(self, checkpoint: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the checkpoint and the log. Raises: TrainingError where the disk refuses."""
+        buffer = io.BytesIO()
+        torch.save(dict(checkpoint), buffer)
+        self._write(CHECKPOINT_FILE, buffer.getvalue())
+        self._write(LOG_FILE, "".join(json.dumps(line) + "\n" for line in log).encode())
+
+    def load(self) -> dict[str, Any]:
+        """Read the checkpoint. Raises: TrainingError where there is none or it is broken."""
+        file = self.path / CHECKPOINT_FILE
+        try:
+            loaded: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise TrainingError(f"{file}: missing; the run has saved nothing yet") from None
+        except Exception as error:  # torch.load raises whatever its unpickler does
+            raise TrainingError(f"{file}: not readable: {str(error).splitlines()[0]}") from None
+        return loaded
+
+    def _write(self, name: str, data: bytes) -> None:
+        work = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle, work = tempfile.mkstemp(prefix=".writing-", dir=self.path)
+            with open(handle, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(work, self.path / name)
+            work = None
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path / name}: cannot be written: {error.strerror}"
+            ) from None
+        finally:
+            if work is not None:
+                Path(work).unlink(missing_ok=True)
+
+
+def new_run_path(recipe: Recipe, shown_name: str) -> Path:
+    """`runs/<recipe>-<time>`, in UTC."""
+    return Path("runs") / f"{shown_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def describe_environment(data: Path) -> dict[str, Any]:
+    """What a run's result depends on beside its recipe."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": str(data),
+        "git_commit": _git_commit(),
+        "hardware": describe_hardware(),
+        "versions": {"python": platform.python_version(), **_library_versions()},
+    }
+
+
+def describe_hardware() -> str:
+    """The processors that train, in a few words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores, {_cpu_name()}"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _library_versions() -> dict[str, str]:
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except ModuleNotFoundError:  # onnxruntime goes by onnxruntime-gpu where that is installed
+            found[library] = version(f"{library}-gpu")
+    return found
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):  # installed, or git is not
+        return None
+    return done.stdout.strip()
