@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -93,7 +93,7 @@ class ImageClient(ClientBase):
 
     def classify_stream(
         self, images: Iterable[ImageInput], *, top_k: int | None = None
-    ) -> Iterator[Result | ClientError]:
+    ) -> Generator[Result | ClientError, None, None]:
         """Classify any number of images in bounded memory: read as they are sent.
 
         Yields, in order, one value per image: its result, or the InvalidRequest or ServerError
@@ -136,12 +136,12 @@ class ImageClient(ClientBase):
     ) -> None:
         self.close()
 
-    def _run(self, plan: Plan[T], inputs: Iterable[Any] = ()) -> Iterator[T]:
+    def _run(self, plan: Plan[T], inputs: Iterable[Any] = ()) -> Generator[T, None, None]:
         """Carry out a plan, yielding what it emits."""
         self._check_open()
         return self._steps(plan, iter(inputs))
 
-    def _steps(self, plan: Plan[T], inputs: Iterator[Any]) -> Iterator[T]:
+    def _steps(self, plan: Plan[T], inputs: Iterator[Any]) -> Generator[T, None, None]:
         calls: set[grpc.Future[Any]] = set()
         outcome: Any = None
         try:

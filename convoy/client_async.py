@@ -21,7 +21,7 @@ from convoy.client_base import (
 )
 from convoy.client_channel import OPTIONS, Methods, failure_of, methods
 from convoy.client_errors import ClientError
-from convoy.client_inputs import ImageInput, is_one_image, is_ready
+from convoy.client_inputs import ImageInput, is_one_image
 from convoy.client_plan import END, Batching, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
 from convoy.client_retry import Retry
 from convoy.client_types import Model, Result
@@ -91,7 +91,7 @@ class AsyncImageClient(ClientBase):
         images: Iterable[ImageInput] | AsyncIterable[ImageInput],
         *,
         top_k: int | None = None,
-    ) -> AsyncIterator[Result | ClientError]:
+    ) -> AsyncGenerator[Result | ClientError, None]:
         """Classify any number of images in bounded memory: see `ImageClient.classify_stream`."""
         plan = self._planner.classify(top_k=as_top_k(top_k), whole=False)
         return self._run(plan, as_many(images))
@@ -168,7 +168,7 @@ class AsyncImageClient(ClientBase):
                     return await anext(source, END)
                 return next(source, END)
             case Prepare():
-                return step.run() if is_ready(step.value) else await asyncio.to_thread(step.run)
+                return await asyncio.to_thread(step.run) if step.blocks else step.run()
             case Start():
                 call = self._methods[step.method](step.request, timeout=step.timeout)
                 calls.add(call)

@@ -48,8 +48,10 @@ def is_array(value: object) -> TypeGuard[NDArray[Any]]:
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
-def is_ready(value: object) -> bool:
-    """Whether `value` needs no reading or encoding that takes time."""
+def is_ready(value: object, shape: Shape | None) -> bool:
+    """Whether `value` can be sent as it is, without a disk or an encoder."""
+    if is_array(value):
+        return value.shape == shape
     return isinstance(value, bytes | bytearray | memoryview)
 
 

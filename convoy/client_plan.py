@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from convoy.client_errors import ClientError, InvalidRequest, ServerError, Timeout
-from convoy.client_inputs import Shape, is_array, read_image, source_of
+from convoy.client_inputs import Shape, is_array, is_ready, read_image, source_of
 from convoy.client_retry import Failure, Retry
 from convoy.client_types import Model, Result, parse_model, parse_response
 from convoy.v1 import image_classifier_pb2 as pb
@@ -40,8 +40,13 @@ class Prepare:
     value: object
     shape: Shape | None
 
+    @property
+    def blocks(self) -> bool:
+        """Whether it takes a disk or an encoder."""
+        return not is_ready(self.value, self.shape)
+
     def run(self) -> pb.Image | InvalidRequest:
-        """Do it; may block on a disk."""
+        """Do it."""
         try:
             return read_image(self.value, self.shape)
         except InvalidRequest as error:

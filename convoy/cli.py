@@ -1,0 +1,188 @@
+"""The `convoy` command.
+
+Exit codes: 0 done; 1 done, but an image failed (`classify`), a request failed (`bench`) or the
+server is not serving (`health`); 2 wrong arguments, or no such model; 3 the server cannot be
+reached, is overloaded or failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from convoy.errors import ConvoyError
+
+DEFAULT_SERVER = "127.0.0.1:8500"
+
+_EXIT_CODES = """\
+exit codes:
+  0  done
+  1  done, but an image failed (classify), a request failed (bench),
+     or the server is not serving (health)
+  2  wrong arguments, or no such model
+  3  the server cannot be reached, is overloaded or failed
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns: the exit code."""
+    try:
+        args = _parser().parse_args(argv)
+        # A label or file name that the terminal's encoding lacks must not end a long job.
+        for stream in (sys.stdout, sys.stderr):
+            getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+        code: int = import_module(f"convoy.commands.{args.command}").run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("convoy: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left (`| head`); nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ConvoyError as error:
+        print(f"convoy: {error}", file=sys.stderr)
+        return _exit_code(error)
+
+
+def _exit_code(error: ConvoyError) -> int:
+    from convoy.client_errors import InvalidRequest, NotFound
+
+    return 2 if isinstance(error, InvalidRequest | NotFound) else 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="convoy",
+        description="Classify images with a Convoy server.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"convoy {version('convoy')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_classify(commands)
+    _add_models(commands)
+    _add_health(commands)
+    _add_bench(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction  # its only name; argparse publishes none
+
+
+def _add_classify(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "classify",
+        help="label images: files, folders and globs",
+        epilog="exit codes: see convoy -h",
+    )
+    command.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="an image, a folder (all images below it) or a quoted glob (** goes down folders)",
+    )
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line")
+    form.add_argument("--csv", action="store_true", help="comma-separated, with a header")
+    command.add_argument(
+        "--top-k", type=_count, default=2, metavar="K", help="classes per image (default: 2)"
+    )
+    _add_model(command)
+    _add_server(command, timeout=30.0)
+
+
+def _add_models(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("models", help="list what the server serves")
+    command.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_server(command, timeout=10.0)
+
+
+def _add_health(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "health",
+        help="ask whether the server is serving (exit code 0: yes, 1: no)",
+        description="Usable as a container's health check: exit code 0 when serving, 1 otherwise.",
+    )
+    command.add_argument(
+        "name", nargs="?", default="", metavar="MODEL", help="default: the server as a whole"
+    )
+    _add_server(command, timeout=5.0)
+
+
+def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "bench",
+        help="measure a running server under load",
+        description="Closed loop: --concurrency callers, each sending when it was answered. "
+        "Open loop: requests arrive at random, --rate a second, whether or not earlier ones were "
+        "answered; latency counts from the moment a request was due.",
+    )
+    command.add_argument(
+        "paths", nargs="*", metavar="PATH", help="images to send (default: raw noise that fits)"
+    )
+    load = command.add_mutually_exclusive_group()
+    load.add_argument("--rate", type=_positive, metavar="R", help="open loop: requests a second")
+    load.add_argument(
+        "--concurrency", type=_count, default=8, metavar="N", help="closed loop (default: 8)"
+    )
+    command.add_argument(
+        "--duration", type=_positive, default=10.0, metavar="S", help="seconds (default: 10)"
+    )
+    command.add_argument(
+        "--requests", type=_count, default=1_000_000, metavar="N", help="stop after so many"
+    )
+    command.add_argument("--images-per-request", type=_count, default=1, metavar="N")
+    command.add_argument(
+        "--streaming", action="store_true", help="ClassifyStream instead of Classify"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of arrivals and noise (default: 0)")
+    command.add_argument("--json", action="store_true", help="the report as one JSON object")
+    _add_model(command)
+    _add_server(command, timeout=10.0)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", metavar="NAME", help="default: the server's default model")
+    command.add_argument(
+        "--model-version", type=_count, metavar="N", help="default: the newest being served"
+    )
+
+
+def _add_server(command: argparse.ArgumentParser, *, timeout: float) -> None:
+    command.add_argument(
+        "--server",
+        default=os.environ.get("CONVOY_SERVER") or DEFAULT_SERVER,
+        metavar="HOST:PORT",
+        help=f"default: $CONVOY_SERVER, or {DEFAULT_SERVER}",
+    )
+    command.add_argument(
+        "--timeout",
+        type=_positive,
+        default=timeout,
+        metavar="S",
+        help=f"seconds for one call with its retries (default: {timeout:g})",
+    )
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return number
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not (number > 0 and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number

@@ -1,0 +1,1 @@
+"""What the subcommands of `convoy` do; each module has `run(args) -> exit code`."""

@@ -1,0 +1,23 @@
+"""`convoy health`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from convoy.client import ImageClient
+from convoy.client_errors import ClientError
+from convoy.client_retry import Retry
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the status. Returns: 0 when serving, 1 for anything else, as health checks want it."""
+    try:
+        # Whoever checks a server's health wants to hear that it is away, not to wait for it.
+        with ImageClient(args.server, timeout=args.timeout, retry=Retry(attempts=1)) as client:
+            status = client.health(args.name)
+    except ClientError as error:
+        print(f"convoy: {error}", file=sys.stderr)
+        return 1
+    print(status)
+    return 0 if status == "SERVING" else 1

@@ -1,0 +1,54 @@
+"""From what was typed to the files that are meant."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+
+from convoy.client_errors import InvalidRequest
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def expand(arguments: Iterable[str]) -> list[str]:
+    """List the files meant by files, folders and globs, in order.
+
+    A file that does not exist is listed all the same: classifying it reports it in its row.
+
+    Raises: InvalidRequest for a folder without images, or a glob that matches nothing.
+    """
+    return [path for argument in arguments for path in _expand(argument)]
+
+
+def _expand(argument: str) -> list[str]:
+    if os.path.isdir(argument):
+        return _images_below(argument)
+    if os.path.lexists(argument) or not glob.has_magic(argument):
+        return [argument]
+    matches = sorted(glob.glob(argument, recursive=True))
+    files = [
+        path
+        for match in matches
+        for path in (list(_walk(match)) if os.path.isdir(match) else [match])
+    ]
+    if not files:
+        raise InvalidRequest(f"{argument}: matches no image")
+    # With ** a folder and the files in it both match.
+    return list(dict.fromkeys(files))
+
+
+def _images_below(folder: str) -> list[str]:
+    files = list(_walk(folder))
+    if not files:
+        raise InvalidRequest(f"{folder}: no images ({' '.join(SUFFIXES)}) in this folder")
+    return files
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """The images below a folder, in order; names that begin with a dot are left out."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                yield os.path.join(parent, name)
