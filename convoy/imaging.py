@@ -46,10 +46,12 @@ Side = Annotated[int, Field(ge=1, le=8192)]
 class InputSpec(BaseModel):
     """The pixels a model is fed: uint8 [height, width, channels]."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     height: Side
+    """Rows."""
     width: Side
+    """Columns."""
     channels: Literal[1, 3]
     """1: grey (ITU-R 601 luma). 3: red, green, blue."""
     resize: Literal["stretch", "center-crop"] = "center-crop"

@@ -1,0 +1,154 @@
+"""`manifest.json`: what a bundle says of itself. Its JSON Schema stands in docs/."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from convoy.imaging import InputSpec
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=128)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FileEntry(_Record):
+    """One file of the bundle."""
+
+    sha256: Sha256
+    """Of the whole file, in lower-case hexadecimal."""
+    bytes: Annotated[int, Field(ge=0)]
+    """Length of the file."""
+
+
+class Provenance(_Record):
+    """Where the weights came from: enough to make them again."""
+
+    dataset: str
+    """Name of the data set, or of the folder."""
+    dataset_sha256: Sha256 | None = None
+    """Over the training images and labels, in order."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """The effective recipe, every default filled in."""
+    seed: int | None = None
+    """What the random generators started from."""
+    git_commit: str | None = None
+    """Commit of the training code."""
+    created: str
+    """ISO 8601, UTC."""
+    hardware: str
+    """Processor or GPU that trained it."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Library versions by name."""
+    train_seconds: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    """Wall-clock time of the training."""
+    train_images: Annotated[int, Field(ge=0)] | None = None
+    """Images the weights were fitted to."""
+    validation_images: Annotated[int, Field(ge=0)] | None = None
+    """Images the best epoch was chosen on."""
+    network: str | None = None
+    """Name of the architecture."""
+    parameters: Annotated[int, Field(ge=0)] | None = None
+    """Trained numbers in the network."""
+
+
+class Quality(_Record):
+    """How good this very ONNX file is on one split."""
+
+    split: str
+    """Name of the split, for example `test-lossless-1000`."""
+    images: Annotated[int, Field(ge=1)]
+    """Images in the split."""
+    accuracy: Share
+    """Share of images whose most probable class is right."""
+    calibration_error: Share
+    """Expected calibration error over 15 equal-width bins of confidence (Guo et al., 2017)."""
+    precision: tuple[Share, ...]
+    """Per class; 0 for a class that is never predicted."""
+    recall: tuple[Share, ...]
+    """Per class; 0 for a class without images."""
+    confusion: tuple[tuple[int, ...], ...]
+    """[K][K] counts: row = the right class, column = the predicted one."""
+
+
+class Baseline(_Record):
+    """The distribution of predictions on the test split: what drift is measured against."""
+
+    split: str
+    """Name of the split."""
+    class_shares: tuple[Share, ...]
+    """Share of images for which each class was the most probable."""
+    confidence_shares: tuple[Share, ...]
+    """Histogram of the highest probability over equal-width bins from 0 to 1."""
+
+
+class Manifest(_Record):
+    """`manifest.json`: what a model is, where it came from, how good it is."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Goes up when a reader of the version before would misread the file."""
+    name: Name
+    """Name of the model, and of the folder that holds its versions."""
+    version: Annotated[int, Field(ge=1, le=2**63 - 1)]
+    """Version of the model, and name of the bundle's folder."""
+    description: str = ""
+    """For people: what it was made for, what it should not be used for."""
+    license: str | None = None
+    """SPDX identifier of the terms the weights are under."""
+    task: Literal["single-label", "multi-label"]
+    """Whether exactly one class is right, or any number of them."""
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of the classes, by index."""
+    input: InputSpec
+    """The pixels the model is fed."""
+    precision: Literal["fp32", "fp16", "int8"]
+    """Arithmetic of the network."""
+    opset: Annotated[int, Field(ge=1)]
+    """Version of the ONNX operators that it needs."""
+    max_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Images that may run together without changing each other's answers; null: any number."""
+    golden_tolerance: Annotated[float, Field(gt=0.0, le=0.1)]
+    """How far a golden probability may be from the recorded one on another machine."""
+    files: dict[FileName, FileEntry]
+    """Every file of the bundle but this one, by name."""
+    training: Provenance
+    """Where the weights came from."""
+    quality: tuple[Quality, ...] = ()
+    """Measured on the test splits; the first is the one to quote."""
+    baseline: Baseline | None = None
+    """What drift is measured against."""
+
+    @model_validator(mode="after")
+    def _labels_are_distinct(self) -> Manifest:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be distinct")
+        return self
+
+    @model_validator(mode="after")
+    def _figures_are_per_label(self) -> Manifest:
+        lists: list[tuple[object, ...]] = []
+        for quality in self.quality:
+            lists += [quality.precision, quality.recall, quality.confusion, *quality.confusion]
+        if self.baseline is not None:
+            lists.append(self.baseline.class_shares)
+        if any(len(figures) != len(self.labels) for figures in lists):
+            raise ValueError(f"figures per class must be {len(self.labels)}, one for each label")
+        return self
+
+
+def manifest_schema() -> str:
+    """The JSON Schema of `manifest.json`, as docs/manifest.schema.json holds it."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Manifest.model_json_schema(),
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
