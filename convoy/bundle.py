@@ -33,6 +33,7 @@ from convoy.manifest import (
     Baseline,
     FileEntry,
     Manifest,
+    Name,
     Provenance,
     Quality,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "FileEntry",
     "Golden",
     "Manifest",
+    "Name",
     "Provenance",
     "Quality",
     "list_versions",
