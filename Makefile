@@ -2,6 +2,9 @@
 PYTHON ?= python3
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 BIN := .venv/bin
+# In an environment of its own: generated code demands a runtime at least as new as its generator,
+# so an older one spares applications an upgrade, while the service itself runs on newer libraries.
+GENERATOR := grpcio-tools==1.76.0 mypy-protobuf==5.1.0
 PACKAGES := convoy service training tests benchmarks examples
 PROTOS := $(wildcard protos/convoy/v1/*.proto)
 
@@ -19,7 +22,7 @@ demo: .venv/serve.stamp ## Start the service on the shipped model, classify phot
 test: .venv/dev.stamp ## Run all tests
 	$(BIN)/python -m pytest
 
-lint: .venv/dev.stamp ## Check style, types and generated code
+lint: .venv/dev.stamp .venv/generator.stamp ## Check style, types and generated code
 	$(BIN)/ruff check $(PACKAGES)
 	$(BIN)/ruff format --check $(PACKAGES)
 	$(BIN)/mypy
@@ -33,7 +36,7 @@ train: .venv/dev.stamp ## Train the shipped model again from the data in CONVOY_
 serve: .venv/serve.stamp ## Serve models/ on 127.0.0.1:8500, metrics on :8501
 	$(BIN)/convoy-serve --models models
 
-proto: .venv/dev.stamp ## Generate convoy/v1 from protos/
+proto: .venv/generator.stamp ## Generate convoy/v1 from protos/
 	@$(MAKE) --no-print-directory generate OUT=.
 
 bench: .venv/dev.stamp ## Measure this service beside bare ONNX Runtime (about five minutes)
@@ -41,14 +44,19 @@ bench: .venv/dev.stamp ## Measure this service beside bare ONNX Runtime (about f
 
 .PHONY: generate
 generate:
-	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=$(OUT) --pyi_out=$(OUT) \
+	.venv/generator/bin/python -m grpc_tools.protoc -Iprotos --python_out=$(OUT) --pyi_out=$(OUT) \
 		--grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) \
-		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
+		--plugin=protoc-gen-mypy_grpc=.venv/generator/bin/protoc-gen-mypy_grpc $(PROTOS)
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo 'Convoy needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...'; exit 1; }
 	$(PYTHON) -m venv .venv
+
+.venv/generator.stamp: Makefile | .venv/bin/pip
+	$(PYTHON) -m venv .venv/generator
+	.venv/generator/bin/pip install --quiet --disable-pip-version-check $(GENERATOR)
+	@touch $@
 
 .venv/serve.stamp: pyproject.toml | .venv/bin/pip
 	$(PIP) --editable '.[serve]'

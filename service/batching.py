@@ -141,6 +141,11 @@ class Batcher(Generic[T, R]):
             raise
         return item
 
+    def flush(self) -> None:
+        """From now on close every batch as soon as the worker is free."""
+        self._max_delay = 0.0
+        self._arrived.set()
+
     async def close(self) -> None:
         """Stop; whoever still waits gets Draining."""
         self._worker.cancel()

@@ -28,7 +28,7 @@ def load(
     session = Session(bundle.model_path, device, threads=threads)
     try:
         _replay(bundle, golden, session)
-        _warm_up(bundle, session, max_batch_size)
+        _warm_up(golden, session, max_batch_size)
     except ModelFailure as error:
         raise UnfitError(f"{bundle.model_path}: {error.detail}") from None
     return bundle, session
@@ -63,8 +63,8 @@ def _replay(bundle: Bundle, golden: Golden, session: Session) -> None:
         )
 
 
-def _warm_up(bundle: Bundle, session: Session, max_batch_size: int) -> None:
+def _warm_up(golden: Golden, session: Session, max_batch_size: int) -> None:
     """Run every batch size that can occur: ONNX Runtime plans memory and kernels per shape."""
-    images = np.zeros((max_batch_size, *bundle.manifest.input.shape), np.uint8)
+    images = np.resize(golden.pixels, (max_batch_size, *golden.pixels.shape[1:]))
     for size in range(max_batch_size, 0, -1):
         session.run(images[:size])

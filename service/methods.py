@@ -61,7 +61,13 @@ class ImageClassifier:
         self._decoder = decoder
         self._metrics = metrics
         self._max_images = max_images
-        self.draining = False
+        self._draining = False
+
+    def drain(self) -> None:
+        """Refuse new requests; let those that wait run at once."""
+        self._draining = True
+        for model in self._models:
+            model.flush()
 
     async def classify(
         self, request: pb.ClassifyRequest, *, deadline: float = math.inf
@@ -124,7 +130,7 @@ class ImageClassifier:
             raise
 
     async def _classify(self, request: pb.ClassifyRequest, deadline: float) -> pb.ClassifyResponse:
-        if self.draining:
+        if self._draining:
             raise Draining("the service is stopping")
         model = self._models.get(request.model, request.version)
         top_k = self._check(request, model)

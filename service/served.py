@@ -87,6 +87,10 @@ class ServedModel:
             for task in tasks:
                 task.cancel()
 
+    def flush(self) -> None:
+        """Let nothing wait for company any more: the service is draining."""
+        self._batcher.flush()
+
     async def close(self) -> None:
         """Stop the batcher and let the session go."""
         await self._batcher.close()

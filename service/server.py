@@ -96,7 +96,7 @@ class Server:
         timeout = self.settings.drain_timeout
         log.info("draining", in_flight=self.metrics.in_flight, timeout_seconds=timeout)
         if self._classifier is not None:
-            self._classifier.draining = True
+            self._classifier.drain()
         begin = monotonic()
         await self._front.drain(timeout)
         complete = monotonic() - begin < timeout or timeout == 0

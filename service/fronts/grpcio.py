@@ -30,15 +30,19 @@ log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+# The library's stubs are older than the messages of List.
+_messages: Any = health_pb2
+
+
 class Health(health.HealthServicer):
-    """grpc.health.v1, with the List method that the library's asyncio servicer lacks."""
+    """grpc.health.v1 with its List method, which the library's servicer leaves out."""
 
     names: tuple[str, ...] = ("",)
 
     async def List(self, request: Any, context: Context) -> Any:
         """The status of every service and model by name; "" is the server as a whole."""
         checks = {name: health_pb2.HealthCheckRequest(service=name) for name in self.names}
-        return health_pb2.HealthListResponse(  # type: ignore[attr-defined]
+        return _messages.HealthListResponse(
             statuses={name: await self.Check(check, context) for name, check in checks.items()}
         )
 

@@ -1,0 +1,142 @@
+"""Real servers for tests: in a thread of this process, or as the process a user would start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from convoy.v1 import image_classifier_pb2_grpc as rpc
+from service.server import Server
+from service.settings import Settings
+
+# Longer than any test waits when all is well: it only keeps a broken one from hanging.
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where a server answers."""
+
+    grpc_address: str
+    http_address: str
+    process: subprocess.Popen[str] | None = None
+
+    @contextmanager
+    def stub(self) -> Iterator[rpc.ImageClassifierStub]:
+        """A bare client of the generated code."""
+        with grpc.insecure_channel(self.grpc_address) as channel:
+            yield rpc.ImageClassifierStub(channel)
+
+    def get(self, path: str) -> str:
+        """The body at a path of the HTTP port. Raises: urllib.error.HTTPError."""
+        with urllib.request.urlopen(f"http://{self.http_address}{path}", timeout=PATIENCE) as reply:
+            return str(reply.read().decode())
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of the samples of that name whose labels include these."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.get("/metrics"))
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def wait_for_metric(self, value: float, name: str, **labels: str) -> None:
+        """Block until a metric has this value."""
+        deadline = threading.Event()
+        timer = threading.Timer(PATIENCE, deadline.set)
+        timer.start()
+        try:
+            while self.metric(name, **labels) != value:
+                assert not deadline.is_set(), f"{name} {labels} never became {value}"
+        finally:
+            timer.cancel()
+
+
+@contextmanager
+def running_server(models: Path, **settings: Any) -> Iterator[Running]:
+    """Run the service in a thread of this process, on free ports of 127.0.0.1."""
+    started: list[Server] = []
+    ready, stop = threading.Event(), threading.Event()
+    failure: list[BaseException] = []
+
+    async def life() -> None:
+        server = Server(
+            Settings(
+                **{
+                    "models": models,
+                    "grpc_address": "127.0.0.1:0",
+                    "http_address": "127.0.0.1:0",
+                    "device": "cpu",
+                    "drain_timeout": PATIENCE,
+                    **settings,
+                }
+            )
+        )
+        try:
+            await server.start()
+        except BaseException:
+            await server.close()
+            raise
+        started.append(server)
+        ready.set()
+        await asyncio.to_thread(stop.wait)
+        await server.drain()
+
+    def run() -> None:
+        try:
+            asyncio.run(life())
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(PATIENCE)
+    try:
+        if failure:
+            raise failure[0]
+        yield Running(started[0].grpc_address, started[0].http_address)
+    finally:
+        stop.set()
+        thread.join(PATIENCE)
+
+
+def start_process(models: Path, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
+    """Start `convoy-serve` on free ports; its log lines come on stderr."""
+    command = [sys.executable, "-m", "service.cli", "--models", str(models), "--device", "cpu"]
+    command += ["--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", *arguments]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **popen
+    )
+
+
+@contextmanager
+def server_process(models: Path, *arguments: str, **popen: Any) -> Iterator[Running]:
+    """Run `convoy-serve` as a process of its own, until the end of the block at the latest."""
+    with start_process(models, *arguments, **popen) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                event = json.loads(line) if line.startswith("{") else {"event": line}
+                if event["event"] == "ready":
+                    break
+            else:
+                raise AssertionError(f"ended with {process.wait()}: {event['event']}")
+            yield Running(event["grpc_address"], event["http_address"], process)
+        finally:
+            process.kill()
+            process.stderr.read()

@@ -1,0 +1,244 @@
+"""The batcher, with plain values for images and plain functions for networks."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from service.batching import Batcher
+from service.errors import DeadlineExceeded, Draining, ModelFailure
+
+
+class Network:
+    """Doubles numbers; gated, it ends one batch for each release; remembers its batches."""
+
+    def __init__(self, *, gated: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.entered = asyncio.Event()
+        self.gate = asyncio.Semaphore(0 if gated else 1_000_000)
+
+    async def __call__(self, batch: list[int]) -> Sequence[int | Exception]:
+        self.batches.append(batch)
+        self.entered.set()
+        await self.gate.acquire()
+        return [2 * value for value in batch]
+
+
+def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run an async test in a loop of its own."""
+
+    def run() -> None:
+        asyncio.run(asyncio.wait_for(test(), 20))
+
+    return run
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def release(network: Network) -> None:
+    """Let this and every later batch end."""
+    for _ in range(100):
+        network.gate.release()
+
+
+async def busy(network: Network, batcher: Batcher[int, int]) -> asyncio.Task[Any]:
+    """Occupy the worker with a batch that ends when the gate opens."""
+    first = asyncio.create_task(batcher.submit(0))
+    await network.entered.wait()
+    return first
+
+
+@scenario
+async def test_each_item_gets_its_own_result() -> None:
+    batcher = Batcher(Network(), max_batch_size=4, max_delay=0)
+    items = await asyncio.gather(*(batcher.submit(value) for value in range(10)))
+    assert [item.result.result() for item in items] == [2 * value for value in range(10)]
+    await batcher.close()
+
+
+@scenario
+async def test_what_waits_while_the_worker_is_busy_becomes_one_batch() -> None:
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=8, max_delay=0)
+    first = await busy(network, batcher)
+    rest = [asyncio.create_task(batcher.submit(value)) for value in (1, 2, 3)]
+    await settle()
+    release(network)
+    await asyncio.gather(first, *rest)
+    assert network.batches == [[0], [1, 2, 3]]
+    await batcher.close()
+
+
+@scenario
+async def test_sizes_fill_a_batch_and_never_overfill_it() -> None:
+    network = Network(gated=True)
+    sizes: list[int] = []
+    batcher = Batcher(network, max_batch_size=4, max_delay=0, on_batch=sizes.append)
+    first = await busy(network, batcher)
+    rest = [asyncio.create_task(batcher.submit(size, size=size)) for size in (3, 2, 2, 4)]
+    await settle()
+    assert batcher.depth == 11
+    release(network)
+    await asyncio.gather(first, *rest)
+    assert sizes == [1, 3, 4, 4]
+    await batcher.close()
+
+
+@scenario
+async def test_a_full_batch_does_not_wait_for_the_delay() -> None:
+    batcher = Batcher(Network(), max_batch_size=2, max_delay=3600)
+    await asyncio.gather(batcher.submit(1), batcher.submit(2))
+    await batcher.close()
+
+
+@scenario
+async def test_the_wait_is_measured_from_the_oldest_arrival() -> None:
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=8, max_delay=0.02)
+    first = asyncio.create_task(batcher.submit(0))
+    await network.entered.wait()
+    old = asyncio.create_task(batcher.submit(1))
+    await asyncio.sleep(0.03)  # longer than the delay: what comes next must not restart the clock
+    release(network)
+    item = await old
+    assert item.closed - item.enqueued >= 0.02
+    await asyncio.gather(first)
+    await batcher.close()
+
+
+@scenario
+async def test_flush_ends_the_wait_for_company() -> None:
+    batcher = Batcher(Network(), max_batch_size=2, max_delay=3600)
+    waiting = asyncio.create_task(batcher.submit(1))
+    await settle()
+    batcher.flush()
+    assert (await waiting).result.result() == 2
+    await batcher.close()
+
+
+@scenario
+async def test_who_has_left_costs_no_compute_and_is_counted() -> None:
+    network, dropped = Network(gated=True), []
+    batcher = Batcher(network, max_batch_size=8, max_delay=0, on_drop=dropped.append)
+    first = await busy(network, batcher)
+    leaver, stayer = (asyncio.create_task(batcher.submit(value)) for value in (1, 2))
+    await settle()
+    leaver.cancel()
+    await settle()
+    assert batcher.depth == 1
+    release(network)
+    await asyncio.gather(first, stayer)
+    assert network.batches == [[0], [2]]
+    assert dropped == ["cancelled"]
+    await batcher.close()
+
+
+@scenario
+async def test_a_passed_deadline_costs_no_compute_and_is_counted() -> None:
+    network, dropped = Network(gated=True), []
+    batcher = Batcher(network, max_batch_size=8, max_delay=0, on_drop=dropped.append)
+    first = await busy(network, batcher)
+    late = asyncio.create_task(batcher.submit(1, deadline=monotonic()))
+    await settle()
+    release(network)
+    with pytest.raises(DeadlineExceeded):
+        await late
+    await first
+    assert (network.batches, dropped, batcher.depth) == ([[0]], ["deadline"], 0)
+    await batcher.close()
+
+
+@scenario
+async def test_leaving_while_the_batch_runs_disturbs_nobody() -> None:
+    network, dropped = Network(gated=True), []
+    batcher = Batcher(network, max_batch_size=8, max_delay=0, on_drop=dropped.append)
+    first = await busy(network, batcher)
+    riders = [asyncio.create_task(batcher.submit(value)) for value in (1, 2, 3, 4)]
+    await settle()
+    network.gate.release()
+    await first
+    await settle()
+    assert network.batches[-1] == [1, 2, 3, 4]  # it runs, and has not ended
+    riders[1].cancel()
+    await settle()
+    network.gate.release()
+    results = await asyncio.gather(*riders, return_exceptions=True)
+    assert isinstance(results.pop(1), asyncio.CancelledError)
+    assert [item.result.result() for item in results] == [2, 6, 8]
+    assert dropped == []
+    await batcher.close()
+
+
+@scenario
+async def test_a_result_that_is_an_error_fails_its_own_item_only() -> None:
+    async def run(batch: list[int]) -> list[int | Exception]:
+        return [ModelFailure("NaN") if value < 0 else value for value in batch]
+
+    batcher = Batcher(run, max_batch_size=3, max_delay=3600)
+    results = await asyncio.gather(
+        *(batcher.submit(value) for value in (1, -1, 2)), return_exceptions=True
+    )
+    assert isinstance(results[1], ModelFailure)
+    assert [results[0].result.result(), results[2].result.result()] == [1, 2]
+    await batcher.close()
+
+
+@scenario
+async def test_a_wrong_number_of_results_fails_the_batch_and_the_next_one_runs() -> None:
+    async def run(batch: list[int]) -> list[int | Exception]:
+        return batch[1:] if batch[0] < 0 else list(batch)
+
+    batcher = Batcher(run, max_batch_size=4, max_delay=0)
+    with pytest.raises(ModelFailure) as failure:
+        await batcher.submit(-1)
+    assert "0 results for 1 items" in failure.value.detail
+    assert (await batcher.submit(5)).result.result() == 5
+    await batcher.close()
+
+
+@scenario
+async def test_an_exception_of_the_network_reaches_every_rider() -> None:
+    async def run(batch: list[int]) -> list[int | Exception]:
+        raise ValueError("broken")
+
+    batcher = Batcher(run, max_batch_size=2, max_delay=3600)
+    results = await asyncio.gather(*(batcher.submit(k) for k in (1, 2)), return_exceptions=True)
+    assert [type(result) for result in results] == [ValueError, ValueError]
+    await batcher.close()
+
+
+@scenario
+async def test_close_leaves_nobody_waiting() -> None:
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=1, max_delay=0)
+    first = await busy(network, batcher)
+    waiting = asyncio.create_task(batcher.submit(1))
+    await settle()
+    await batcher.close()
+    results = await asyncio.gather(first, waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [Draining, Draining]
+
+
+@scenario
+async def test_times_are_in_order_and_finite() -> None:
+    batcher = Batcher(Network(), max_batch_size=1, max_delay=0)
+    item = await batcher.submit(1, deadline=math.inf)
+    assert item.enqueued <= item.closed <= item.finished <= monotonic()
+    await batcher.close()
+
+
+@scenario
+async def test_an_item_that_can_never_fit_is_a_bug_of_the_caller() -> None:
+    batcher = Batcher(Network(), max_batch_size=2, max_delay=0)
+    with pytest.raises(ValueError, match="does not fit"):
+        await batcher.submit(1, size=3)
+    await batcher.close()

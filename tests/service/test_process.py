@@ -1,0 +1,236 @@
+"""`convoy-serve` as an operator starts and stops it: exit codes, messages, signals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from convoy.bundle import Golden, write_bundle
+from convoy.v1 import image_classifier_pb2 as pb
+from tests.bundles import make_bundle, solid
+from tests.servers import PATIENCE, server_process, start_process
+
+ONE = pb.ClassifyRequest(images=[pb.Image(encoded=solid("red"))])
+
+
+def outcome(models: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and last line of a service that does not start."""
+    with start_process(models, *arguments) as process:
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert "Traceback" not in errors
+    return process.returncode, errors.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--max-batch-size", "0"], "max-batch-size: "),
+        (["--max-batch-size", "many"], "max-batch-size: "),
+        (["--grpc-address", "8500"], "grpc-address: must be HOST:PORT"),
+        (["--device", "tpu"], "device: must be auto, cpu, cuda or cuda:N"),
+        (["--speed", "11"], "unrecognized arguments: --speed 11"),
+        (["--config", "missing.toml"], "config: no such file: missing.toml"),
+        (["--default-model", "none"], "default-model: 'none' is not in"),
+        (["--grpc-address", "203.0.113.1:8500"], "grpc-address: cannot listen"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_code_2(
+    models: Path, arguments: list[str], text: str
+) -> None:
+    code, line = outcome(models, *arguments)
+    assert code == 2
+    assert text in line
+
+
+def test_settings_come_from_flags_then_variables_then_the_file(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "convoy.toml"
+    file.write_text("max_batch_size = 3\nmax_queue_size = 4\nmax_delay_ms = 5\n")
+    monkeypatch.setenv("CONVOY_CONFIG", str(file))
+    monkeypatch.setenv("CONVOY_MAX_QUEUE_SIZE", "6")
+    with start_process(models, "--max-delay-ms", "7") as process:
+        assert process.stderr is not None
+        settings = json.loads(process.stderr.readline())
+        process.kill()
+        process.stderr.read()
+    assert (settings["max_batch_size"], settings["max_queue_size"]) == (3, 6)
+    assert settings["max_delay_ms"] == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("speed = 1", "speed: no such setting"), ("= 1", "Invalid"), ("max_batch_size = 0", "max-ba")],
+)
+def test_a_wrong_file(models: Path, tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "convoy.toml"
+    file.write_text(text)
+    code, line = outcome(models, "--config", str(file))
+    assert code == 2
+    assert complaint in line
+
+
+def test_an_unknown_variable(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVOY_MAX_BATCHSIZE", "8")
+    assert outcome(models) == (
+        2,
+        "convoy-serve: CONVOY_MAX_BATCHSIZE: no such setting (an environment variable); see --help",
+    )
+
+
+def test_ports_in_use(models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for flag in ("--grpc-address", "--http-address"):
+            code, line = outcome(models, flag, address)
+            assert code == 2
+            assert f"cannot listen on {address}" in line
+
+
+def test_nothing_to_serve(tmp_path: Path) -> None:
+    assert outcome(tmp_path / "none")[0] == 2
+    code, line = outcome(tmp_path)
+    assert code == 2
+    assert "no bundle" in line
+
+
+def test_cuda_by_name_refuses_to_start_without_cuda(models: Path) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a GPU")
+    code, line = outcome(models, "--device", "cuda")
+    assert code == 3
+    assert "libcuda.so.1 is missing" in line
+    assert "--device cpu" in line
+
+
+def test_auto_falls_back_loudly(models: Path) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a GPU")
+    with server_process(models, "--device", "auto") as server, server.stub() as stub:
+        assert server.metric("convoy_device_fallback") == 1
+        assert stub.Classify(ONE, timeout=PATIENCE).model == "tiny"
+
+
+def damage_checksum(bundle: Path) -> None:
+    data = bytearray((bundle / "model.onnx").read_bytes())
+    data[-1] ^= 1
+    (bundle / "model.onnx").write_bytes(data)
+
+
+def damage_missing(bundle: Path) -> None:
+    (bundle / "golden.npz").unlink()
+
+
+def damage_schema(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "reason"),
+    [
+        (damage_checksum, "model.onnx", "sha256"),
+        (damage_missing, "golden.npz", "missing"),
+        (damage_schema, "manifest.json", "schema_version is 99"),
+    ],
+)
+def test_a_damaged_bundle_is_not_served(tmp_path: Path, damage, file: str, reason: str) -> None:
+    damage(make_bundle(tmp_path).path)
+    code, line = outcome(tmp_path)
+    assert code == 3
+    assert f"tiny/1/{file}: " in line
+    assert reason in line
+
+
+@pytest.mark.parametrize("part", ["probabilities", "pixels"])
+def test_a_golden_input_that_comes_out_differently(tmp_path: Path, part: str) -> None:
+    bundle = make_bundle(tmp_path / "good")
+    golden = bundle.golden()
+    changed = {
+        "encoded": golden.encoded,
+        "pixels": golden.pixels,
+        "probabilities": golden.probabilities,
+        part: np.roll(getattr(golden, part), 1, axis=0),
+    }
+    files = {
+        "model.onnx": bundle.model_path.read_bytes(),
+        "golden.npz": Golden(**changed).to_bytes(),
+    }
+    write_bundle(tmp_path / "bad", bundle.manifest, files)
+    code, line = outcome(tmp_path / "bad")
+    assert code == 3
+    assert "golden.npz" in line
+
+
+def test_a_file_that_is_no_network(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "good")
+    files = {"model.onnx": b"version https://git-lfs", "golden.npz": bundle.golden().to_bytes()}
+    write_bundle(tmp_path / "bad", bundle.manifest, files)
+    code, line = outcome(tmp_path / "bad")
+    assert code == 3
+    assert "model.onnx: ONNX Runtime cannot load it" in line
+
+
+def test_one_broken_model_keeps_the_service_from_starting(tmp_path: Path) -> None:
+    make_bundle(tmp_path, name="good")
+    damage_missing(make_bundle(tmp_path, name="bad").path)
+    shutil.rmtree(make_bundle(tmp_path, name="gone").path)
+    code, line = outcome(tmp_path)
+    assert code == 3
+    assert "bad/1/golden.npz: missing" in line
+
+
+def test_sigterm_answers_what_was_accepted_and_exits_0(models: Path) -> None:
+    with server_process(models, "--max-delay-ms", "10000") as server, server.stub() as stub:
+        calls = [stub.Classify.future(ONE) for _ in range(20)]
+        server.wait_for_metric(20, "convoy_queue_depth")
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        assert [call.result(PATIENCE).model for call in calls] == ["tiny"] * 20
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_calls_after_sigterm_are_refused_as_unavailable(models: Path) -> None:
+    with server_process(models) as server, server.stub() as stub:
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.Classify(ONE)
+        assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_second_signal_ends_at_once(models: Path) -> None:
+    with server_process(models) as server, server.stub() as stub:
+        hold = threading.Event()
+
+        def requests() -> Iterator[pb.ClassifyRequest]:
+            yield ONE
+            hold.wait(PATIENCE)  # a stream that stays open keeps the service draining
+
+        stream = stub.ClassifyStream(requests())
+        assert next(stream).response.model == "tiny"
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_metric(0, "convoy_ready")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 1
+        hold.set()
+
+
+def test_help_starts_light() -> None:
+    reply = subprocess.run(
+        [sys.executable, "-m", "service.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--max-delay-ms" in reply.stdout

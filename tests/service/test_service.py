@@ -1,0 +1,160 @@
+"""Queue limits, deadlines, health, reflection, metrics and the HTTP port of a running service."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from prometheus_client.parser import text_string_to_metric_families
+
+from convoy.v1 import image_classifier_pb2 as pb
+from convoy.v1 import image_classifier_pb2_grpc as rpc
+from tests.bundles import solid
+from tests.servers import PATIENCE, Running, running_server
+
+RED = pb.Image(encoded=solid("red"))
+ONE = pb.ClassifyRequest(images=[RED])
+# Nothing runs before this has passed: requests stay in the queue for as long as a test needs.
+FOREVER = {"max_delay_ms": 10_000, "max_batch_size": 32}
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(models: Path) -> None:
+    with running_server(models, max_queue_size=2, **FOREVER) as server, server.stub() as stub:
+        waiting = stub.Classify.future(pb.ClassifyRequest(images=[RED, RED]))
+        server.wait_for_metric(2, "convoy_queue_depth")
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.Classify(ONE)
+        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        trailers = dict(failure.value.trailing_metadata())
+        assert int(trailers["grpc-retry-pushback-ms"]) > 0
+        assert not waiting.done()
+        assert server.metric("convoy_rejected_total", reason="queue_full") == 1
+
+
+def test_bytes_in_the_queue_are_bounded(models: Path) -> None:
+    with running_server(models, max_queue_bytes=3000) as server, server.stub() as stub:
+        pixels = pb.Pixels(height=32, width=32, channels=3, data=bytes(3072))
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.Classify(pb.ClassifyRequest(images=[pb.Image(pixels=pixels)]))
+        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert stub.Classify(ONE, timeout=PATIENCE).model == "tiny"
+
+
+def test_a_deadline_that_passes_in_the_queue_costs_no_compute(models: Path) -> None:
+    with running_server(models, **FOREVER) as server, server.stub() as stub:
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.Classify(ONE, timeout=0.2)
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        server.wait_for_metric(0, "convoy_requests_in_flight")
+        server.wait_for_metric(0, "convoy_queue_depth")
+        assert server.metric("convoy_dropped_total", model="tiny") == 1
+        assert server.metric("convoy_batch_size_count") == 0
+
+
+def test_a_caller_that_leaves_is_taken_out_of_the_queue(models: Path) -> None:
+    with running_server(models, **FOREVER) as server, server.stub() as stub:
+        call = stub.Classify.future(ONE)
+        server.wait_for_metric(1, "convoy_queue_depth")
+        call.cancel()
+        server.wait_for_metric(0, "convoy_queue_depth")
+        assert server.metric("convoy_dropped_total", reason="cancelled") == 1
+        assert server.metric("grpc_server_handled_total", grpc_code="CANCELLED") == 1
+
+
+def test_messages_are_bounded(models: Path) -> None:
+    with running_server(models, max_message_bytes=10_000) as server, server.stub() as stub:
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.Classify(pb.ClassifyRequest(images=[pb.Image(encoded=bytes(20_000))]))
+        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_health_of_the_server_and_of_each_model(server: Running) -> None:
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "convoy.v1.ImageClassifier", "tiny"):
+            reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE)
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as failure:
+            health.Check(health_pb2.HealthCheckRequest(service="none"), timeout=PATIENCE)
+        assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+        listed = health.List(health_pb2.HealthListRequest(), timeout=PATIENCE)
+        assert set(listed.statuses) == {"", "convoy.v1.ImageClassifier", "tiny"}
+
+
+def test_health_watch_sees_the_drain(models: Path) -> None:
+    with running_server(models) as server:
+        channel = grpc.insecure_channel(server.grpc_address)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    channel.close()
+
+
+def test_reflection_lists_the_services(server: Running) -> None:
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        services = ProtoReflectionDescriptorDatabase(channel).get_services()
+    assert {"convoy.v1.ImageClassifier", "grpc.health.v1.Health"} <= set(services)
+
+
+def test_livez_readyz_and_nothing_else(server: Running) -> None:
+    assert server.get("/livez") == "ok\n"
+    assert server.get("/readyz") == "ok\n"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        server.get("/etc/passwd")
+
+
+def test_metrics_count_what_happened(models: Path) -> None:
+    with running_server(models) as server, server.stub() as stub:
+        stub.Classify(pb.ClassifyRequest(images=[RED] * 3), timeout=PATIENCE)
+        with pytest.raises(grpc.RpcError):
+            stub.Classify(pb.ClassifyRequest(), timeout=PATIENCE)
+        server.wait_for_metric(2, "grpc_server_handling_seconds_count", grpc_method="Classify")
+        assert server.metric("grpc_server_started_total", grpc_method="Classify") == 2
+        assert server.metric("grpc_server_handled_total", grpc_code="OK") == 1
+        assert server.metric("grpc_server_handled_total", grpc_code="INVALID_ARGUMENT") == 1
+        assert server.metric("convoy_images_total", model="tiny", version="2") == 3
+        assert server.metric("convoy_rejected_total", reason="invalid") == 1
+        assert server.metric("convoy_batch_size_sum", model="tiny") == 3
+        for stage in ("decode", "queue", "compute", "answer"):
+            assert server.metric("convoy_stage_seconds_count", stage=stage) == 1
+        assert server.metric("convoy_ready") == 1
+        assert server.metric("convoy_device_fallback") == 0
+        assert server.metric("convoy_model_info", model="tiny", precision="fp32") == 1
+        assert server.metric("convoy_model_load_seconds", model="tiny") > 0
+        assert server.metric("process_resident_memory_bytes") > 0
+
+
+def test_the_reply_carries_the_values_of_the_histograms(models: Path) -> None:
+    with running_server(models) as server, server.stub() as stub:
+        timings = stub.Classify(ONE, timeout=PATIENCE).timings
+        for stage in ("decode", "queue", "compute", "answer"):
+            seconds = server.metric("convoy_stage_seconds_sum", stage=stage)
+            assert getattr(timings, f"{stage}_us") == round(seconds * 1e6)
+
+
+def test_every_family_has_help_and_a_bounded_set_of_labels(
+    server: Running, stub: rpc.ImageClassifierStub
+) -> None:
+    with pytest.raises(grpc.RpcError):
+        stub.Classify(pb.ClassifyRequest(model="made-up-name", images=[RED]), timeout=PATIENCE)
+    text = server.get("/metrics")
+    assert "made-up-name" not in text
+    assert all(family.documentation for family in text_string_to_metric_families(text))
+
+
+def test_a_bomb_is_refused_before_a_pixel_is_decoded(server: Running, odd_images: Path) -> None:
+    bomb = (odd_images / "made_bomb_30000x30000.png").read_bytes()
+    with server.stub() as stub:
+        before = server.metric("process_resident_memory_bytes")
+        start = time.monotonic()
+        with pytest.raises(grpc.RpcError, match="more than the limit"):
+            stub.Classify(pb.ClassifyRequest(images=[pb.Image(encoded=bomb)]), timeout=PATIENCE)
+        assert time.monotonic() - start < PATIENCE / 10
+        assert server.metric("process_resident_memory_bytes") - before < 50e6
