@@ -19,6 +19,8 @@ from convoy.client_errors import (
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
+_TAKEN_BACK = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+
 # Every status code that gRPC has, by name; OK is no failure.
 ERRORS: dict[str, type[ClientError]] = {
     "CANCELLED": Unavailable,
@@ -80,12 +82,12 @@ class Retry:
         pushback = failure.pushback_ms
         if self.attempts <= 1 or (pushback is not None and pushback < 0):
             return None
-        backoff = min(self.first_delay * 2.0 ** min(attempt - 1, 30), self.max_delay)
-        backoff *= 1 - uniform() / 2
-        if failure.code == "RESOURCE_EXHAUSTED":
-            return None if pushback is None else pushback / 1000 + backoff
+        if pushback is not None and failure.code in _TAKEN_BACK:
+            # Never sooner than asked, and not all callers at once.
+            return max(pushback, 1) / 1000 * (1 + uniform() / 2)
         if failure.code == "UNAVAILABLE" and attempt < self.attempts:
-            return (pushback or 0) / 1000 + backoff
+            delay = self.first_delay * 2.0 ** min(attempt - 1, 30)
+            return min(delay, self.max_delay) * (1 - uniform() / 2)
         return None
 
 

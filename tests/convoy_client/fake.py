@@ -35,7 +35,8 @@ class Refusal(Exception):
 class FakeServer(rpc.ImageClassifierServicer):
     """Its label for an image is the number in the image's bytes: b"7" is "class7".
 
-    b"bad" is refused, b"nan" is an internal error.
+    b"bad" is refused, b"nan" is an internal error, b"now" is answered though the gate is closed.
+    `arrived` counts calls, `left` those of the calls held at the gate that have ended.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class FakeServer(rpc.ImageClassifierServicer):
         self.open = threading.Event()
         self.open.set()
         self.arrived = threading.Semaphore(0)
+        self.left = threading.Semaphore(0)
         self._server: grpc.Server | None = None
         self.port = 0
 
@@ -76,7 +78,9 @@ class FakeServer(rpc.ImageClassifierServicer):
             self.open.set()
             self._server.stop(None).wait()
 
-    def refuse(self, code: str, text: str = "told to", *, times: int = 1, pushback: str = "") -> None:
+    def refuse(
+        self, code: str, text: str = "told to", *, times: int = 1, pushback: str = ""
+    ) -> None:
         """Answer the next calls with this."""
         self.refusals.extend([Refusal(grpc.StatusCode[code], text, pushback)] * times)
 
@@ -84,7 +88,9 @@ class FakeServer(rpc.ImageClassifierServicer):
         self.requests.append(request)
         self.timeouts.append(context.time_remaining())
         self.arrived.release()
-        self.open.wait()
+        if not self.open.is_set() and request.images[0].encoded != b"now":
+            context.add_callback(self.left.release)
+            self.open.wait()
         try:
             return self.answer(request)
         except Refusal as refusal:

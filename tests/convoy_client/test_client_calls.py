@@ -1,0 +1,111 @@
+"""What both clients do with one call, and with many."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import convoy
+from tests.convoy_client.fake import FakeServer
+
+NUMBERS = [str(number).encode() for number in range(100)]
+LABELS = [f"class{number % 10}" for number in range(100)]
+
+
+def test_result_holds_the_whole_answer(client):
+    result = client.classify(b"7", top_k=2)
+    assert result == convoy.Result(
+        label="class7",
+        probability=0.5,
+        classes=(convoy.ClassScore(7, "class7", 0.5), convoy.ClassScore(8, "class8", 0.25)),
+        model="fake",
+        version=3,
+        timings=convoy.Timings(decode=0.001, queue=0.002, compute=0.003, answer=0.004),
+    )
+
+
+def test_result_cannot_be_changed(client):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        client.classify(b"7").label = "other"
+
+
+def test_sequence_keeps_its_order(client, server):
+    assert [one.label for one in client.classify(NUMBERS)] == LABELS
+    assert sorted(server.sizes) == [4, 32, 32, 32]
+
+
+def test_generator_and_empty_sequence(client, server):
+    assert [one.label for one in client.classify(image for image in NUMBERS[:3])] == LABELS[:3]
+    assert client.classify([]) == []
+
+
+def test_calls_are_bounded_by_count_and_bytes(server: FakeServer):
+    batching = convoy.Batching(images_per_call=5, bytes_per_call=100, calls_in_flight=2)
+    with convoy.ImageClient(server.target, batching=batching) as client:
+        client.classify(NUMBERS[:10])
+        client.classify([b"7" * 60] * 4)
+    assert sorted(server.sizes) == [2, 2, 5, 5]
+
+
+def test_model_version_and_top_k_are_sent(server: FakeServer):
+    with convoy.ImageClient(server.target, model="fake", version=3) as client:
+        client.classify(b"1", top_k=4)
+    request = server.requests[0]
+    assert (request.model, request.version, request.top_k) == ("fake", 3, 4)
+
+
+def test_models_are_described(client):
+    (model,) = client.list_models()
+    assert model == client.get_model() == client.get_model("fake")
+    assert model.input_shape == (4, 6, 3)
+    assert (model.task, model.test_accuracy) == ("single-label", 0.925)
+
+
+def test_health_by_name(client, server):
+    assert client.health() == client.health("fake") == "SERVING"
+    server.healthy = False
+    assert client.health() == "NOT_SERVING"
+    with pytest.raises(convoy.NotFound):
+        client.health("x" * 300)
+
+
+def test_refused_image_is_named_by_its_place(client):
+    with pytest.raises(convoy.InvalidRequest) as caught:
+        client.classify([*NUMBERS[:40], b"bad", b"1"])
+    assert str(caught.value) == "images[40]: not an image"
+    assert caught.value.index == 40
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.classify(b"1", top_k=0),
+        lambda client: client.classify(b"1", top_k=2**40),
+        lambda client: client.get_model("fake", version=-1),
+        lambda client: client.classify_stream("one.jpg"),
+    ],
+    ids=["top_k-0", "top_k-huge", "version", "stream-of-one"],
+)
+def test_wrong_arguments_are_refused_here(client, call):
+    with pytest.raises(convoy.InvalidRequest):
+        call(client)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+def test_timeout_must_be_a_number_of_seconds(timeout):
+    with pytest.raises(convoy.InvalidRequest, match="timeout"):
+        convoy.ImageClient(timeout=timeout)
+
+
+def test_closed_client_says_so(server: FakeServer):
+    with convoy.ImageClient(server.target) as client:
+        client.health()
+    with pytest.raises(convoy.ClientError, match="closed"):
+        client.classify(b"1")
+
+
+def test_server_that_answers_too_little_is_an_error(client, server):
+    server.answer = lambda request: type(request).FromString(b"")  # an empty message
+    with pytest.raises(convoy.ServerError, match="0 predictions for 1 images"):
+        client.classify(b"1")

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import convoy
+from tests.convoy_client.fake import FakeServer
+
+BATCHING = convoy.Batching(images_per_call=8, calls_in_flight=3)
+
+
+def labels(outcomes: Iterator[convoy.Result | convoy.ClientError]) -> list[str]:
+    return [one.label if isinstance(one, convoy.Result) else str(one) for one in outcomes]
+
+
+def test_order_and_errors_in_their_place(client, server):
+    images = [b"1", b"bad", b"2", "/no/such.jpg", b"nan", b"3"]
+    assert labels(client.classify_stream(images)) == [
+        "class1",
+        "images[1]: not an image",
+        "class2",
+        "/no/such.jpg: No such file or directory",
+        "images[4]: internal error",
+        "class3",
+    ]
+
+
+def test_bad_images_cost_only_their_own_call(server: FakeServer):
+    with convoy.ImageClient(server.target, batching=BATCHING) as client:
+        images = [b"bad" if number == 10 else b"%d" % number for number in range(24)]
+        outcomes = labels(client.classify_stream(images))
+    assert outcomes[10] == "images[10]: not an image"
+    assert outcomes[:10] + outcomes[11:] == [f"class{n % 10}" for n in range(24) if n != 10]
+    assert sorted(server.sizes) == [1] * 8 + [8, 8, 8]
+
+
+def test_input_is_read_only_as_far_as_calls_are_in_flight(server: FakeServer):
+    read = 0
+
+    def images() -> Iterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b"1"
+
+    furthest = 0
+    with convoy.ImageClient(server.target, batching=BATCHING) as client:
+        outcomes = client.classify_stream(images())
+        for done in range(500):
+            next(outcomes)
+            furthest = max(furthest, read - done)
+        outcomes.close()
+    assert furthest <= 3 * 8
+
+
+def test_several_calls_are_in_flight(server: FakeServer):
+    server.open.clear()
+    with convoy.ImageClient(server.target, batching=BATCHING) as client:
+        outcomes = client.classify_stream(b"%d" % number for number in range(1000))
+        server_frees_when_full(server)
+        assert labels(outcomes) == [f"class{number % 10}" for number in range(1000)]
+
+
+def server_frees_when_full(server: FakeServer) -> None:
+    """Let the server answer once as many calls wait as may be in flight."""
+
+    def wait() -> None:
+        for _ in range(BATCHING.calls_in_flight):
+            assert server.arrived.acquire(timeout=20)
+        server.open.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_unknown_model_ends_the_job(server: FakeServer):
+    not_found = pytest.raises(convoy.NotFound, match="there is: fake")
+    with convoy.ImageClient(server.target, model="other") as client, not_found:
+        list(client.classify_stream([b"1"]))
+
+
+def test_retries_keep_the_order(client, server):
+    server.refuse("UNAVAILABLE", times=2)
+    server.refuse("RESOURCE_EXHAUSTED", pushback="1", times=2)
+    images = [b"%d" % number for number in range(300)]
+    assert labels(client.classify_stream(images)) == [f"class{n % 10}" for n in range(300)]
+
+
+def test_error_of_the_callers_own_generator_passes_through(client):
+    def images() -> Iterator[bytes]:
+        yield b"1"
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        list(client.classify_stream(images()))
+
+
+def test_leaving_early_cancels_what_is_in_flight(server: FakeServer):
+    batching = convoy.Batching(images_per_call=1, calls_in_flight=4)
+    server.open.clear()
+    with convoy.ImageClient(server.target, batching=batching) as client:
+        outcomes = client.classify_stream([b"now", b"1", b"2", b"3", b"4"])
+        assert next(outcomes).label == "class0"
+        assert all(server.arrived.acquire(timeout=20) for _ in range(4))
+        outcomes.close()
+        assert all(server.left.acquire(timeout=20) for _ in range(3))
