@@ -80,7 +80,8 @@ class MethodMetrics:
     def __init__(self, kind: str, service: str, method: str) -> None:
         self.labels = (kind, service, method)
         self.started = 0
-        self.handled: defaultdict[str, int] = defaultdict(int)
+        # There from the start: Prometheus sees no increase in a series that begins with 1.
+        self.handled = defaultdict(int, OK=0, INTERNAL=0)
         self.handling = Histogram(SECONDS)
 
     def finish(self, code: str, seconds: float) -> None:
