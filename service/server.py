@@ -98,8 +98,7 @@ class Server:
         if self._classifier is not None:
             self._classifier.drain()
         begin = monotonic()
-        await self._front.drain(timeout)
-        complete = monotonic() - begin < timeout or timeout == 0
+        complete = await self._front.drain(timeout)
         await self.close()
         log.info("stopped", complete=complete, seconds=round(monotonic() - begin, 3))
         return complete

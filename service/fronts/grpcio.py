@@ -25,6 +25,9 @@ from service.status import UNKNOWN_TEXT, Code, pushback_ms, status_of
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
+# After the last answer is handed to gRPC: time to put it on the wire.
+LINGER_SECONDS = 0.5
+
 log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -64,6 +67,8 @@ class GrpcioFront:
         )
         self._metrics = metrics
         self._health = Health()
+        self._unanswered = 0
+        self._idle: asyncio.Event | None = None
         try:
             self.port: int = self._server.add_insecure_port(address)
         except RuntimeError:
@@ -84,10 +89,32 @@ class GrpcioFront:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
 
-    async def drain(self, timeout: float) -> None:
-        """Say NOT_SERVING, refuse new calls, let those in flight finish; cut them at `timeout`."""
+    async def drain(self, timeout: float) -> bool:
+        """Say NOT_SERVING, refuse new calls, answer every request that was accepted.
+
+        Streams that have nothing to be answered (health watches, idle callers) are cut then.
+
+        Returns: whether all was answered within `timeout` seconds.
+        """
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(timeout)
+        stopping = asyncio.create_task(self._server.stop(timeout))
+        self._idle = asyncio.Event()
+        if self._unanswered == 0:
+            self._idle.set()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        complete = self._unanswered == 0
+        await self._server.stop(LINGER_SECONDS if complete else None)
+        await stopping
+        return complete
+
+    def _answered(self, count: int = 1) -> None:
+        self._unanswered -= count
+        if self._idle is not None and self._unanswered == 0:
+            self._idle.set()
 
     def _handlers(self, classifier: ImageClassifier) -> grpc.GenericRpcHandler:
         unary, stream = self._unary, self._stream
@@ -111,6 +138,7 @@ class GrpcioFront:
         async def handle(data: bytes, context: Context) -> bytes:
             start = monotonic()
             counts.started += 1
+            self._unanswered += 1
             deadline, code = _deadline(context, start), Code.OK
             try:
                 response = await method(_parse(request, data), deadline=deadline)
@@ -123,6 +151,7 @@ class GrpcioFront:
                 await _abort(context, error)
             finally:
                 counts.finish(code.name, monotonic() - start)
+                self._answered()
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -138,11 +167,21 @@ class GrpcioFront:
             start = monotonic()
             counts.started += 1
             deadline, code = _deadline(context, start), Code.OK
-            requests = (_parse(request, data) async for data in messages)
+            unanswered = 0
+
+            async def requests() -> AsyncIterator[Message]:
+                nonlocal unanswered
+                async for data in messages:
+                    unanswered += 1
+                    self._unanswered += 1
+                    yield _parse(request, data)
+
             try:
-                async with aclosing(method(requests, deadline=deadline)) as responses:
+                async with aclosing(method(requests(), deadline=deadline)) as responses:
                     async for response in responses:
                         yield response.SerializeToString()
+                        unanswered -= 1
+                        self._answered()
             except (asyncio.CancelledError, GeneratorExit):
                 code = _gone(deadline)
                 raise
@@ -151,6 +190,7 @@ class GrpcioFront:
                 await _abort(context, error)
             finally:
                 counts.finish(code.name, monotonic() - start)
+                self._answered(unanswered)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
