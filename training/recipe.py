@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from convoy.bundle import Name
+from convoy.manifest import Name
 from training.errors import TrainingError
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -75,6 +75,10 @@ class Recipe(_Table):
 
     name: Name
     """Of the bundle: `models/<name>/<version>`."""
+    description: str = ""
+    """Goes into the manifest: what the model is for, and what not."""
+    license: str | None = None
+    """Goes into the manifest: SPDX identifier of the terms the weights are under."""
 
     source: Literal["cifar10", "mnist", "fashion-mnist", "folder"]
     """`folder`: one folder of images per class."""

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from training.datasets import Splits
 from training.errors import TrainingError
 from training.recipe import Recipe, differing_keys, parse_recipe
 
@@ -36,13 +36,13 @@ class Run:
         self.environment = environment
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, data: Path) -> Run:
+    def create(cls, path: Path, recipe: Recipe, data: Path, splits: Splits) -> Run:
         """Start a run in a new folder. Raises: TrainingError where it holds a run already."""
         if (path / RECIPE_FILE).exists():
             raise TrainingError(
                 f"{path}: holds a run already; add --resume, or choose another --run"
             )
-        run = cls(path, recipe, describe_environment(data))
+        run = cls(path, recipe, describe_environment(data, splits))
         run._write(RECIPE_FILE, json.dumps(recipe.model_dump(mode="json"), indent=2).encode())
         run._write(ENVIRONMENT_FILE, json.dumps(run.environment, indent=2).encode())
         return run
@@ -60,13 +60,17 @@ class Run:
         return cls(path, parse_recipe(recipe, where=str(path / RECIPE_FILE)), environment)
 
     @classmethod
-    def resume(cls, path: Path, recipe: Recipe) -> Run:
-        """Open a run to go on with. Raises: TrainingError where its recipe is another one."""
+    def resume(cls, path: Path, recipe: Recipe, splits: Splits) -> Run:
+        """Open a run to go on with. Raises: TrainingError where recipe or data are others."""
         run = cls.open(path)
         if keys := differing_keys(run.recipe, recipe):
             raise TrainingError(
                 f"{path}: was started with another recipe, {keys[0]} differs; "
                 "resume with the same one, or start a new run"
+            )
+        if run.environment["dataset_sha256"] != splits.sha256:
+            raise TrainingError(
+                f"{path}: was started on other images; resume with the same, or start a new run"
             )
         return run
 
@@ -89,35 +93,35 @@ class Run:
         return loaded
 
     def _write(self, name: str, data: bytes) -> None:
-        work = None
+        work = self.path / f".writing-{name}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle, work = tempfile.mkstemp(prefix=".writing-", dir=self.path)
-            with open(handle, "wb") as out:
+            with work.open("wb") as out:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
             os.replace(work, self.path / name)
-            work = None
         except OSError as error:
             raise TrainingError(
                 f"{self.path / name}: cannot be written: {error.strerror}"
             ) from None
         finally:
-            if work is not None:
-                Path(work).unlink(missing_ok=True)
+            work.unlink(missing_ok=True)
 
 
-def new_run_path(recipe: Recipe, shown_name: str) -> Path:
+def new_run_path(recipe_name: str) -> Path:
     """`runs/<recipe>-<time>`, in UTC."""
-    return Path("runs") / f"{shown_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    return Path("runs") / f"{Path(recipe_name).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def describe_environment(data: Path) -> dict[str, Any]:
+def describe_environment(data: Path, splits: Splits) -> dict[str, Any]:
     """What a run's result depends on beside its recipe."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": str(data),
+        "dataset_sha256": splits.sha256,
+        "train_images": len(splits.train),
+        "validation_images": len(splits.validation),
         "git_commit": _git_commit(),
         "hardware": describe_hardware(),
         "versions": {"python": platform.python_version(), **_library_versions()},

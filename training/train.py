@@ -25,7 +25,7 @@ from convoy.imaging import InputSpec
 from training.augment import make_augmentation
 from training.datasets import Labelled, Source, Splits
 from training.errors import TrainingError
-from training.networks import make_network
+from training.networks import Prepared, make_network
 from training.recipe import Recipe
 from training.runs import Run
 
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
         self.mean.copy_(pixels.mean(dim=(0, 2, 3), keepdim=True))
         # 0.01 keeps a channel that is constant over the whole set from dividing by zero.
         self.std.copy_(pixels.std(dim=(0, 2, 3), keepdim=True).clamp_min(0.01))
-        if hasattr(self.network, "prepare"):
+        if isinstance(self.network, Prepared):
             self.network.prepare(self.normalise(images))
 
 
@@ -101,7 +101,7 @@ def autocasts(recipe: Recipe, device: torch.device) -> bool:
     if recipe.precision != "auto":
         return recipe.precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
@@ -184,14 +184,14 @@ def train_epoch(
     bf16 = autocasts(recipe, device)
     loss_sum, right, seen, started = 0.0, 0, 0, time.monotonic()
     with progress_bar(len(images), f"epoch {len(state.log) + 1}/{recipe.epochs}") as bar:
-        for rows in torch.randperm(len(images)).split(recipe.batch_size):
+        for rows in torch.randperm(len(images)).split(recipe.batch_size):  # type: ignore[no-untyped-call]
             x = augment(images[rows]).to(device, memory_format=torch.channels_last)
             y = labels[rows].to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = model(x).float()  # (B, K)
             loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             state.schedule.step()
 
@@ -215,7 +215,8 @@ def evaluate(model: nn.Module, split: Labelled, device: torch.device) -> tuple[f
     model.eval()
     loss, right = 0.0, 0
     images, labels = to_tensors(split)
-    for x, y in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+    for start in range(0, len(split), EVALUATION_BATCH):
+        x, y = (part[start : start + EVALUATION_BATCH] for part in (images, labels))
         logits = model(x.to(device, memory_format=torch.channels_last)).cpu()
         loss += F.cross_entropy(logits, y, reduction="sum").item()
         right += int((logits.argmax(dim=1) == y).sum())

@@ -23,7 +23,7 @@ RECORD = 1 + 3 * 32 * 32
 
 
 class Cifar10(Source):
-    """50,000 training images of 32 x 32 in ten classes; which test sets depends on what is there."""
+    """50,000 training images of 32 x 32 of ten classes; the test sets are those that are there."""
 
     labels = (
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",

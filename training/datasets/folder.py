@@ -116,12 +116,13 @@ def read_images(files: Sequence[Path], spec: InputSpec) -> NDArray[np.uint8]:
     """Decode files as the service would, [N, H, W, C]. Raises: TrainingError naming the file."""
     images = _allocate((len(files), *spec.shape))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter's lock
-        for row, pixels in enumerate(pool.map(lambda file: _read_image(file, spec), files)):
+        for row, pixels in enumerate(pool.map(lambda file: read_image(file, spec), files)):
             images[row] = pixels
     return images
 
 
-def _read_image(file: Path, spec: InputSpec) -> NDArray[np.uint8]:
+def read_image(file: Path, spec: InputSpec) -> NDArray[np.uint8]:
+    """Decode one file, [H, W, C]. Raises: TrainingError naming it."""
     try:
         return decode(file.read_bytes(), spec)
     except ImageError as error:

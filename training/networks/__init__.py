@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from training.errors import TrainingError
 from training.networks.cnn import Cnn, CnnParameters
 from training.networks.fast import Fast, FastParameters
 from training.recipe import Network, describe
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A network that measures some of its weights instead of learning them."""
+
+    def prepare(self, images: Tensor) -> None:
+        """Set them from training images, normalised, (N, C, H, W)."""
 
 
 class Entry(NamedTuple):

@@ -1,11 +1,11 @@
-"""The CNN of the textbooks: stages of convolution, ReLU and max-pooling, then dropout and linear."""
+"""The CNN of the textbooks: stages of convolution, ReLU and max-pool, then dropout and linear."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import nn
 
 Filters = Annotated[int, Field(ge=1)]
 

@@ -8,6 +8,7 @@ Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -61,16 +62,15 @@ class Fast(nn.Module):
         # `prepare` sets it once and for all; nothing below needs gradients then.
         self.stem.weight.requires_grad_(False)
         widths = (stem_filters, *parameters.widths)
-        self.groups = nn.Sequential(
-            *(Group(before, after) for before, after in zip(widths, widths[1:], strict=False))
-        )
+        self.groups = nn.Sequential(*(Group(before, after) for before, after in pairwise(widths)))
         self.classify = nn.Linear(widths[-1], classes, bias=False)
         self.logit_scale = parameters.logit_scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, K)."""
         x = self.groups(F.gelu(self.stem(x)))
-        return self.classify(x.amax(dim=(2, 3))) * self.logit_scale
+        logits: Tensor = self.classify(x.amax(dim=(2, 3)))
+        return logits * self.logit_scale
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> None:

@@ -1,0 +1,180 @@
+"""The command `convoy-train`: fit a network, export it, measure a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convoy.errors import ConvoyError
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from convoy.bundle import Bundle
+    from training.recipe import Recipe
+    from training.runs import Run
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # as a shell reports SIGINT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except ConvoyError as error:
+        print(f"convoy-train: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line, without anything heavy behind it."""
+    parser = argparse.ArgumentParser(
+        prog="convoy-train", description="Train image classifiers and write model bundles."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_fit(commands.add_parser("fit", help="train a network and export it"))
+    _add_export(commands.add_parser("export", help="write a bundle from a run's best epoch"))
+    _add_evaluate(commands.add_parser("evaluate", help="measure a bundle on test images"))
+    return parser
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_fit)
+    parser.add_argument("recipe", help="a shipped recipe's name or the path of a TOML file")
+    _add_outputs(parser)
+    parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run of --run")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="change one key of the recipe; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--download", action="store_true", help="fetch the data set if missing")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_export)
+    parser.add_argument("run", type=Path, help="the run's folder")
+    _add_outputs(parser)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", default=Path("models"),
+        help="where the bundle goes, as NAME/VERSION (default: models)",
+    )  # fmt: skip
+    parser.add_argument("--name", help="the bundle's name (default: the recipe's)")
+    parser.add_argument(
+        "--golden", type=Path, metavar="DIR",
+        help="folder of image files to prove the bundle with (default: eight test images)",
+    )  # fmt: skip
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_evaluate)
+    parser.add_argument("bundle", type=Path, help="the bundle's folder, models/NAME/VERSION")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
+    parser.add_argument(
+        "--folder", action="store_true",
+        help="measure on every image of --data, one folder per class, whatever it was trained on",
+    )  # fmt: skip
+    parser.add_argument("--split", metavar="NAME", help="only this test split")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from training.export import export_run, golden_files
+    from training.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.resume and arguments.run is None:
+        raise TrainingError("--resume needs --run, the folder of the run to go on with")
+    if arguments.golden is not None:
+        golden_files(arguments.golden)  # better refused now than after the training
+    run = _train(recipe, arguments)
+    bundle = export_run(
+        run, arguments.models, Path(run.environment["data"]),
+        name=arguments.name, golden=arguments.golden,
+    )  # fmt: skip
+    _show(bundle)
+
+
+def _train(recipe: Recipe, arguments: argparse.Namespace) -> Run:
+    from training.datasets import open_source, split_training
+    from training.datasets.location import find_data
+    from training.runs import Run, new_run_path
+    from training.train import Classifier, train
+
+    data = find_data(recipe.source, arguments.data, download=arguments.download)
+    source = open_source(recipe, data, download=arguments.download)
+    Classifier(recipe, source.spec, len(source.labels))  # its errors come before reading all images
+    splits = split_training(source, recipe)
+    path = arguments.run or new_run_path(arguments.recipe)
+    if arguments.resume:
+        run = Run.resume(path, recipe, splits)
+    else:
+        run = Run.create(path, recipe, data.resolve(), splits)
+    print(f"{path}: {len(splits.train):,} images to train on", file=sys.stderr)
+    try:
+        train(run, source, splits, resume=arguments.resume)
+    except KeyboardInterrupt:
+        print(f"\nconvoy-train: interrupted; go on with\n  {_resuming(arguments, path)}",
+              file=sys.stderr)  # fmt: skip
+        raise
+    return run
+
+
+def _resuming(arguments: argparse.Namespace, path: Path) -> str:
+    """The command that goes on with an interrupted run."""
+    words = ["convoy-train", "fit", arguments.recipe, "--run", str(path), "--resume"]
+    for option in ("data", "models", "name", "golden"):
+        if (value := getattr(arguments, option)) is not None:
+            words += [f"--{option}", str(value)]
+    for override in arguments.overrides:
+        words += ["--set", override]
+    return shlex.join(words)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from training.export import export_run
+    from training.runs import Run
+
+    run = Run.open(arguments.run)
+    data = arguments.data or Path(run.environment["data"])
+    bundle = export_run(run, arguments.models, data, name=arguments.name, golden=arguments.golden)
+    _show(bundle)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from convoy.bundle import Bundle
+    from training.datasets.location import find_data
+    from training.evaluate import describe_quality, evaluate_bundle, trained_recipe
+
+    bundle = Bundle.open(arguments.bundle.absolute())
+    source = "folder" if arguments.folder else trained_recipe(bundle).source
+    data = find_data(source, arguments.data)
+    measured = evaluate_bundle(bundle, data, folder=arguments.folder, only=arguments.split)
+    if arguments.json:
+        print(json.dumps([quality.model_dump(mode="json") for quality in measured], indent=2))
+    else:
+        labels = bundle.manifest.labels
+        print("\n\n".join(describe_quality(quality, labels) for quality in measured))
+
+
+def _show(bundle: Bundle) -> None:
+    for quality in bundle.manifest.quality:
+        print(f"{quality.split}: {quality.accuracy:.2%} of {quality.images:,} images right")
+    print(bundle.path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

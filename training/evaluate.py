@@ -1,0 +1,84 @@
+"""Measure a bundle: its ONNX file over test images, whoever trained it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from convoy.bundle import Bundle, Manifest, Quality
+from training.datasets import Split, open_source
+from training.datasets.folder import class_names, list_images, read_images
+from training.errors import TrainingError
+from training.measure import OnnxModel, measure
+from training.recipe import Recipe, parse_recipe
+
+
+def evaluate_bundle(
+    bundle: Bundle, data: Path, *, folder: bool = False, only: str | None = None
+) -> list[Quality]:
+    """Measure on the test splits of the data set it was trained on, or on a whole image folder.
+
+    Raises: TrainingError where the data do not fit the bundle; BundleError.
+    """
+    tests = [folder_split(bundle.manifest, data)] if folder else test_splits(bundle, data)
+    if only is not None:
+        names = ", ".join(split.name for split in tests)
+        tests = [split for split in tests if split.name == only]
+        if not tests:
+            raise TrainingError(f"{data}: has no test split {only!r}, only {names}")
+    model = OnnxModel(bundle.model_path)
+    return [measure(split, model.predict(split.images)) for split in tests]
+
+
+def trained_recipe(bundle: Bundle) -> Recipe:
+    """The recipe in the manifest. Raises: TrainingError where there is none."""
+    recipe = bundle.manifest.training.recipe
+    if not recipe:
+        raise TrainingError(
+            f"{bundle.path}: its manifest has no recipe, so its test split is unknown; "
+            "add --folder to measure on every image of --data"
+        )
+    return parse_recipe(recipe, where=str(bundle.path / "manifest.json"))
+
+
+def test_splits(bundle: Bundle, data: Path) -> list[Split]:
+    """The test sets that training held out, drawn again with the recorded seed."""
+    source = open_source(trained_recipe(bundle), data)
+    if tuple(source.labels) != bundle.manifest.labels:
+        raise TrainingError(
+            f"{data}: its classes are not the bundle's {', '.join(bundle.manifest.labels)}; "
+            "add --folder if it holds some of them"
+        )
+    return source.tests()
+
+
+def folder_split(manifest: Manifest, data: Path) -> Split:
+    """Every image of a folder whose classes are among the bundle's."""
+    if not data.is_dir():
+        raise TrainingError(f"{data}: no such folder; name your images' folder with --data")
+    names = class_names(data)
+    if unknown := sorted(set(names) - set(manifest.labels)):
+        raise TrainingError(
+            f"{data / unknown[0]}: no class of the bundle, which knows {', '.join(manifest.labels)}"
+        )
+    files, labels = list_images(data, names)
+    known = np.array([manifest.labels.index(name) for name in names])
+    return Split(read_images(files, manifest.input), known[labels], data.name)
+
+
+def describe_quality(quality: Quality, labels: tuple[str, ...]) -> str:
+    """A split's figures as text: totals, a table of classes, the confusion matrix."""
+    width = max(len(label) for label in labels)
+    cell = max(len(str(quality.images)), 5)
+    lines = [
+        f"{quality.split}: {quality.accuracy:.2%} of {quality.images:,} images right, "
+        f"calibration error {quality.calibration_error:.4f}",
+        "",
+        f"{'class':{width}}  precision  recall  predicted as (same order as the rows)",
+    ]
+    for index, label in enumerate(labels):
+        counts = " ".join(f"{count:{cell}}" for count in quality.confusion[index])
+        precision, recall = quality.precision[index], quality.recall[index]
+        lines.append(f"{label:{width}}  {precision:9.1%}  {recall:6.1%}  {counts}")
+    return "\n".join(lines)
