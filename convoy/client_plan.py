@@ -292,6 +292,8 @@ class Planner:
             if delay is None or self.clock() + delay >= call.deadline:
                 raise self._error(outcome)
             yield Sleep(delay)
+            if self.clock() >= call.deadline:
+                raise self._error(outcome)
             yield from self._start(call)
 
     def _deadline(self) -> float:
@@ -303,6 +305,8 @@ class Planner:
     def _error(self, failure: Failure) -> ClientError:
         if failure.error is Timeout:
             return self._timeout()
+        if failure.code == "UNIMPLEMENTED":
+            return ServerError(f"{self.target}: no Convoy server, or an older one")
         if failure.message.startswith(_UNREACHABLE):
             reason = failure.message.rpartition(": ")[2]
             return failure.error(f"{self.target}: no server answers there ({reason})")

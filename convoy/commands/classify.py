@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _classify(client: ImageClient, paths: list[str], top_k: int, writer: Writer) -> int:
     failed = 0
-    progress = Progress(len(paths))
+    progress = Progress(len(paths), sys.stderr)
     with closing(client.classify_stream(paths, top_k=top_k)) as outcomes:
         for done, (path, outcome) in enumerate(zip(paths, outcomes, strict=True), 1):
             failed += isinstance(outcome, ClientError)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TextIO
@@ -28,7 +27,7 @@ class TableWriter:
 
     def __init__(self, out: TextIO, *, paths: Sequence[str], labels: Sequence[str]) -> None:
         self._out = out
-        self._path = _width(["file", *paths])
+        self._path = _width(["file", *map(_printable, paths)])
         self._label = _width(["label", *labels])
         self._row("file", "label", "probability", "runner-up")
 
@@ -87,7 +86,7 @@ class Progress:
     INTERVAL = 0.2
     """Seconds between two updates, and before the first."""
 
-    def __init__(self, total: int, out: TextIO = sys.stderr) -> None:
+    def __init__(self, total: int, out: TextIO) -> None:
         self._total = total
         self._out = out if out.isatty() else None
         self._start = self._shown = time.monotonic()

@@ -118,9 +118,15 @@ def test_server_that_does_not_answer_is_a_timeout(server: FakeServer):
     assert isinstance(caught.value, TimeoutError)
 
 
+def test_server_of_another_kind_is_named(client, server):
+    server.refuse("UNIMPLEMENTED", "Method not found!")
+    with pytest.raises(convoy.ServerError, match="no Convoy server, or an older one"):
+        client.classify(b"7")
+
+
 def test_timeout_holds_for_all_calls_of_a_sequence(server: FakeServer):
     server.refuse("RESOURCE_EXHAUSTED", pushback="100", times=1000)
-    overloaded = pytest.raises(convoy.Overloaded)
+    overloaded = pytest.raises((convoy.Overloaded, convoy.Timeout))
     with convoy.ImageClient(server.target, timeout=0.5) as client, overloaded:
         client.classify([b"7"] * 200)
 

@@ -1,0 +1,88 @@
+"""`convoy models`, `convoy health`, and what holds for every command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convoy.cli import main
+from tests.convoy_client.fake import LABELS, FakeServer
+
+COMMAND = [str(Path(sys.executable).parent / "convoy")]
+
+
+def test_models_table(server, capsys):
+    assert main(["models", "--server", server.target]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split()[:4] == ["model", "version", "default", "input"]
+    assert row.split() == ["fake", "3", "yes", "4x6x3", "10", "fp32", "CPU", "92.50%", "test"]
+    assert header.index("precision") == row.index("fp32")
+
+
+def test_models_json(server, capsys):
+    assert main(["models", "--json", "--server", server.target]) == 0
+    model = json.loads(capsys.readouterr().out)
+    assert (model["name"], model["labels"], model["task"]) == ("fake", LABELS, "single-label")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "healthy", "code", "text"),
+    [
+        ([], True, 0, "SERVING\n"),
+        (["fake"], True, 0, "SERVING\n"),
+        ([], False, 1, "NOT_SERVING\n"),
+        (["other"], True, 1, ""),
+        (["--server", "127.0.0.1:1"], True, 1, ""),
+    ],
+)
+def test_health(server, capsys, arguments, healthy, code, text):
+    server.healthy = healthy
+    assert main(["health", "--server", server.target, *arguments]) == code
+    assert capsys.readouterr().out == text
+
+
+def test_server_that_does_not_answer_in_time(server: FakeServer, tmp_path, capsys):
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    server.open.clear()
+    options = ["--server", server.target, "--timeout", "0.3"]
+    assert main(["classify", *options, str(tmp_path)]) == 3
+    assert capsys.readouterr().err == f"convoy: {server.target}: no answer within 0.3 s\n"
+
+
+@pytest.mark.parametrize("command", ["classify", "bench"])
+def test_interrupt_is_one_line(server: FakeServer, tmp_path, command):
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    server.open.clear()
+    arguments = [command, "--server", server.target, str(tmp_path)]
+    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
+    assert server.arrived.acquire(timeout=30)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == "convoy: interrupted\n"
+    assert process.returncode == 130
+
+
+def test_reader_that_leaves_is_no_error(server: FakeServer, tmp_path):
+    for number in range(2000):
+        (tmp_path / f"{number}-{'x' * 60}.jpg").write_bytes(b"1")
+    arguments = ["classify", "--json", "--server", server.target, str(tmp_path)]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=30) == 141
+
+
+def test_version_and_help(capsys):
+    for option in ("--version", "--help"):
+        with pytest.raises(SystemExit) as caught:
+            main([option])
+        assert caught.value.code == 0
+    assert "exit codes:" in capsys.readouterr().out
