@@ -25,7 +25,11 @@ from service.status import UNKNOWN_TEXT, Code, pushback_ms, status_of
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
-# After the last answer is handed to gRPC: time to put it on the wire.
+# While draining: no call for this long means that the callers have gone elsewhere.
+QUIET_SECONDS = 0.1
+# After the last accepted answer: how long callers that keep coming are told UNAVAILABLE.
+LAME_DUCK_SECONDS = 2.0
+# After that: time for gRPC to put the last answers on the wire.
 LINGER_SECONDS = 0.5
 
 log = structlog.get_logger()
@@ -68,7 +72,7 @@ class GrpcioFront:
         self._metrics = metrics
         self._health = Health()
         self._unanswered = 0
-        self._idle: asyncio.Event | None = None
+        self._arrived = 0
         try:
             self.port: int = self._server.add_insecure_port(address)
         except RuntimeError:
@@ -90,31 +94,30 @@ class GrpcioFront:
         await self._server.start()
 
     async def drain(self, timeout: float) -> bool:
-        """Say NOT_SERVING, refuse new calls, answer every request that was accepted.
+        """Say NOT_SERVING, answer every request that was accepted, then stop.
 
-        Streams that have nothing to be answered (health watches, idle callers) are cut then.
+        The methods refuse new requests by now. gRPC itself stops only when no call has come for a
+        moment: it ends those that no handler has seen yet with CANCELLED, which tells their callers
+        nothing. Streams that wait for nothing (health watches, idle callers) are cut at the end.
 
         Returns: whether all was answered within `timeout` seconds.
         """
         await self._health.enter_graceful_shutdown()
-        stopping = asyncio.create_task(self._server.stop(timeout))
-        self._idle = asyncio.Event()
-        if self._unanswered == 0:
-            self._idle.set()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
+        end = monotonic() + timeout
+        while (now := monotonic()) < end:
+            seen = self._arrived
+            await asyncio.sleep(QUIET_SECONDS)
+            if self._unanswered == 0 and self._arrived == seen:
+                break
+            if self._unanswered == 0:
+                end = min(end, now + LAME_DUCK_SECONDS)
         complete = self._unanswered == 0
         await self._server.stop(LINGER_SECONDS if complete else None)
-        await stopping
         return complete
 
-    def _answered(self, count: int = 1) -> None:
-        self._unanswered -= count
-        if self._idle is not None and self._unanswered == 0:
-            self._idle.set()
+    def _arrive(self) -> None:
+        self._arrived += 1
+        self._unanswered += 1
 
     def _handlers(self, classifier: ImageClassifier) -> grpc.GenericRpcHandler:
         unary, stream = self._unary, self._stream
@@ -138,7 +141,7 @@ class GrpcioFront:
         async def handle(data: bytes, context: Context) -> bytes:
             start = monotonic()
             counts.started += 1
-            self._unanswered += 1
+            self._arrive()
             deadline, code = _deadline(context, start), Code.OK
             try:
                 response = await method(_parse(request, data), deadline=deadline)
@@ -151,7 +154,7 @@ class GrpcioFront:
                 await _abort(context, error)
             finally:
                 counts.finish(code.name, monotonic() - start)
-                self._answered()
+                self._unanswered -= 1
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -173,7 +176,7 @@ class GrpcioFront:
                 nonlocal unanswered
                 async for data in messages:
                     unanswered += 1
-                    self._unanswered += 1
+                    self._arrive()
                     yield _parse(request, data)
 
             try:
@@ -181,7 +184,7 @@ class GrpcioFront:
                     async for response in responses:
                         yield response.SerializeToString()
                         unanswered -= 1
-                        self._answered()
+                        self._unanswered -= 1
             except (asyncio.CancelledError, GeneratorExit):
                 code = _gone(deadline)
                 raise
@@ -190,7 +193,7 @@ class GrpcioFront:
                 await _abort(context, error)
             finally:
                 counts.finish(code.name, monotonic() - start)
-                self._answered(unanswered)
+                self._unanswered -= unanswered
 
         return grpc.stream_stream_rpc_method_handler(handle)
 

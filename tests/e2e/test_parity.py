@@ -1,0 +1,75 @@
+"""The shipped model, served, answers exactly as ONNX Runtime does when called directly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+import convoy
+from convoy.bundle import Bundle
+from convoy.imaging import decode
+from tests.conftest import ROOT
+from tests.servers import Running, running_server
+
+BUNDLE = ROOT / "models" / "cifar10" / "1"
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    """The service on the shipped models, with a queue that holds a whole job's window."""
+    with running_server(ROOT / "models", max_queue_size=4096) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def photos(data: Path) -> list[Path]:
+    """All 10,000 test images, a photo of another size after every hundredth."""
+    test = sorted((data / "cifar10" / "test-jpeg").rglob("*.jpg"))
+    flowers = sorted((data / "flowers").rglob("*.jpg"))
+    mixed = []
+    for index, path in enumerate(test):
+        mixed.append(path)
+        if index % 100 == 99:
+            mixed.append(flowers[index // 100 % len(flowers)])
+    return mixed
+
+
+def direct(photos: list[Path]) -> NDArray[np.float32]:
+    """Probabilities [N, K], one image at a time, without a server."""
+    bundle = Bundle.open(BUNDLE)
+    session = ort.InferenceSession(bundle.model_path, providers=["CPUExecutionProvider"])
+    pixels = [decode(path.read_bytes(), bundle.manifest.input) for path in photos]
+    rows = [session.run(None, {"images": one[None]})[0] for one in pixels]
+    return np.concatenate(rows)
+
+
+@pytest.mark.slow
+def test_every_test_image_gets_the_label_of_a_direct_loop(
+    server: Running, photos: list[Path]
+) -> None:
+    want = direct(photos)
+    got = np.zeros_like(want)
+    with convoy.ImageClient(server.grpc_address, timeout=300) as client:
+        results = list(client.classify_stream(photos, top_k=CLASSES))
+    for row, result in zip(got, results, strict=True):
+        assert isinstance(result, convoy.Result)
+        for score in result.classes:
+            row[score.index] = score.probability
+    assert np.abs(got - want).max() <= 1e-5
+    assert (got.argmax(1) == want.argmax(1)).all()
+
+    quality = {one.split: one for one in Bundle.open(BUNDLE).manifest.quality}
+    right = [
+        result.label == path.parent.name
+        for result, path in zip(results, photos, strict=True)
+        if "test-jpeg" in path.parts
+    ]
+    assert len(right) == 10_000
+    assert np.mean(right) == pytest.approx(quality["test-jpeg-10000"].accuracy, abs=1e-9)
+    assert server.metric("convoy_batch_size_count") < len(photos) / 2  # it did batch
