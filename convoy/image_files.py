@@ -9,6 +9,7 @@ import io
 import re
 import struct
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -178,21 +179,28 @@ def guarded(name: str) -> Iterator[None]:
     with _silenced():
         try:
             yield
-        except ImageError:
+        except ImageError as error:
+            _forget(error)
             raise
-        except Image.DecompressionBombError:
-            raise ImageError(f"unreadable {name} image: a part of it is too large") from None
-        except MemoryError:
-            raise ImageError(f"unreadable {name} image: not enough memory for it") from None
         except Exception as error:
             # Pillow's plugins raise nearly anything on broken files: OSError, ValueError,
             # SyntaxError, EOFError, struct.error, IndexError, zlib.error.
+            _forget(error)
             raise ImageError(f"unreadable {name} image: {_reason(error)}") from None
+
+
+def _forget(error: Exception) -> None:
+    """Let go of the images that the frames of an error hold: it may lie in a future for long."""
+    traceback.clear_frames(error.__traceback__)
 
 
 def _reason(error: Exception) -> str:
     """What Pillow said where it said it for people, else nothing of Python's inside."""
     text = str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory for it"
+    if isinstance(error, Image.DecompressionBombError):
+        return "a part of it is too large"
     if isinstance(error, SyntaxError) and text == "not identified by this driver":
         return "its header is damaged"
     foreign = isinstance(error, SyntaxError) and error.__cause__ is not None

@@ -100,10 +100,8 @@ def decode(data: Encoded, spec: InputSpec, limits: Limits = DEFAULT_LIMITS) -> N
         raise ImageError(f"{size:,} bytes, more than the limit of {limits.max_bytes:,}")
     data = bytes(data)
     name = identify(data)
-    with guarded(name), open_image(data, name, limits.max_pixels) as image:
-        if name == "JPEG":
-            _draft(image, spec)
-        return fit(load(image), spec)
+    with guarded(name):
+        return _decode(data, name, spec, limits)
 
 
 def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
@@ -127,6 +125,13 @@ def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
                 reducing_gap=3.0,
             )
         return np.array(image, dtype=np.uint8).reshape(spec.shape)
+
+
+def _decode(data: bytes, name: str, spec: InputSpec, limits: Limits) -> NDArray[np.uint8]:
+    with open_image(data, name, limits.max_pixels) as image:
+        if name == "JPEG":
+            _draft(image, spec)
+        return fit(load(image), spec)
 
 
 def _draft(image: Image.Image, spec: InputSpec) -> None:

@@ -6,6 +6,7 @@ import csv
 import random
 import subprocess
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +247,17 @@ def test_threads_get_the_pixels_that_one_alone_gets() -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda data: decode(data, SPEC), files))
     assert all(np.array_equal(*pair) for pair in zip(alone, together, strict=True))
+
+
+def test_a_refusal_does_not_hold_the_picture() -> None:
+    data = hostile.encode(Image.effect_noise((500, 500), 50), "PNG")
+    with pytest.raises(ImageError) as caught:
+        decode(data[:-2000], SPEC)
+    errors = [caught.value, caught.value.__context__]
+    frames = [frame for error in errors for frame, _ in traceback.walk_tb(error.__traceback__)]
+    held = [value for frame in frames for value in frame.f_locals.values()]
+    assert held
+    assert not any(isinstance(value, Image.Image) for value in held)
 
 
 MEASURE = """
