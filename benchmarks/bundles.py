@@ -1,4 +1,4 @@
-"""Bundles of untrained networks: their speed is that of trained ones, their answers mean nothing."""
+"""Bundles of untrained networks: as fast as trained ones, but their answers mean nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The least that can be called a batching server: grpc.aio, uvloop, one thread for ONNX Runtime.
 
-No checks, limits, deadlines, metrics, health or drain: the yardstick for what those cost. Raw pixels
-only. Run: python -m benchmarks.prototype MODEL.onnx PORT
+No checks, limits, deadlines, metrics, health or drain: the yardstick for what those cost.
+Raw pixels only. Run: python -m benchmarks.prototype MODEL.onnx PORT
 """
 
 from __future__ import annotations
@@ -56,11 +56,7 @@ async def main(model: str, port: str) -> None:
     )
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
-        [
-            grpc.method_handlers_generic_handler(
-                "convoy.v1.ImageClassifier", {"Classify": handler}
-            )
-        ]
+        [grpc.method_handlers_generic_handler("convoy.v1.ImageClassifier", {"Classify": handler})]
     )
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
