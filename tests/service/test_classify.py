@@ -88,7 +88,10 @@ def test_ties_go_to_the_lower_index(stub: rpc.ImageClassifierStub) -> None:
         (pb.ClassifyRequest(images=[RED], top_k=-1), "top_k: -1"),
         (pb.ClassifyRequest(images=[RED], request_id="x" * 129), "request_id: more than 128"),
         (pb.ClassifyRequest(images=[RED, pb.Image(encoded=b"")]), "images[1]: empty: 0 bytes"),
-        (pb.ClassifyRequest(images=[RED, pb.Image(encoded=b"<html>")]), "images[1]: HTML is not supported"),
+        (
+            pb.ClassifyRequest(images=[RED, pb.Image(encoded=b"<html>")]),
+            "images[1]: HTML is not supported",
+        ),
         (pb.ClassifyRequest(images=[pb.Image(encoded=solid("red")[:-30])]), "images[0]: "),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
