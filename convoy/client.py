@@ -22,6 +22,7 @@ from convoy.client_errors import ClientError
 from convoy.client_inputs import ImageInput, is_one_image
 from convoy.client_plan import END, Batching, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
 from convoy.client_retry import Retry
+from convoy.client_signals import interrupts_deferred
 from convoy.client_types import Model, Result
 
 T = TypeVar("T")
@@ -166,8 +167,9 @@ class ImageClient(ClientBase):
             case Prepare():
                 return step.run()
             case Start():
-                call = self._methods[step.method].future(step.request, timeout=step.timeout)
-                calls.add(call)
+                with interrupts_deferred():
+                    call = self._methods[step.method].future(step.request, timeout=step.timeout)
+                    calls.add(call)
                 return call
             case Wait():
                 calls.discard(step.handle)

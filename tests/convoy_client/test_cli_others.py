@@ -59,10 +59,10 @@ def test_interrupt_is_one_line(server: FakeServer, tmp_path, command):
     (tmp_path / "1.jpg").write_bytes(b"1")
     server.open.clear()
     arguments = [command, "--server", server.target, str(tmp_path)]
-    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
-    assert server.arrived.acquire(timeout=30)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1] == "convoy: interrupted\n"
+    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        assert server.arrived.acquire(timeout=30)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "convoy: interrupted\n"
     assert process.returncode == 130
 
 
@@ -70,14 +70,12 @@ def test_reader_that_leaves_is_no_error(server: FakeServer, tmp_path):
     for number in range(2000):
         (tmp_path / f"{number}-{'x' * 60}.jpg").write_bytes(b"1")
     arguments = ["classify", "--json", "--server", server.target, str(tmp_path)]
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait(timeout=30) == 141
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*COMMAND, *arguments], **both) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_version_and_help(capsys):
