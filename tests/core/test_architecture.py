@@ -44,7 +44,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     "service": [
         ("errors", "logs"),
         ("settings", "status"),
-        ("batching", "decoding", "metrics", "session"),
+        ("admission", "batching", "decoding", "metrics", "session"),
         ("loading", "served"),
         ("repository",),
         ("methods",),

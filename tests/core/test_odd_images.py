@@ -122,6 +122,18 @@ def test_unusual_jpegs_look_like_the_plain_one(mode: str, options: dict[str, obj
     assert np.array_equal(decode(hostile.encode(image, "JPEG", **options), SPEC), plain)
 
 
+def test_a_jpeg_that_stores_rgb_keeps_its_colours() -> None:
+    image = Image.new("RGB", (32, 32), (200, 30, 60))
+    pixels = decode(hostile.encode(image, "JPEG", keep_rgb=True, quality=95), SPEC)
+    assert np.abs(pixels.astype(int) - (200, 30, 60)).max() <= 3
+
+
+@pytest.mark.parametrize("transform", [0, 1, 2, 255])
+def test_every_adobe_marker_of_a_cmyk_jpeg_decodes(transform: int) -> None:
+    data = hostile.encode(hostile.small("CMYK"), "JPEG")
+    assert outcome(hostile.patched(data, data.index(b"Adobe") + 11, bytes([transform]))) == ""
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 16])
 def test_the_transparent_grey_of_a_png_counts_in_its_own_bits(bits: int) -> None:
     brightest = 2**bits - 1
