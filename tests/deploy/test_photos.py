@@ -30,7 +30,7 @@ def test_photo_is_of_a_known_class_and_a_usual_size(photo: Path) -> None:
     assert photo.stem.partition("-")[0] in ANIMALS + VEHICLES
     with Image.open(photo) as image:
         assert image.format == "JPEG"
-        assert 400 <= min(image.size) <= max(image.size) <= 1600
+        assert 300 <= min(image.size) <= max(image.size) <= 1600
 
 
 def test_photos_are_few_and_small() -> None:
