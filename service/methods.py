@@ -134,7 +134,8 @@ class ImageClassifier:
             raise Draining("the service is stopping")
         model = self._models.get(request.model, request.version)
         top_k = self._check(request, model)
-        with model.admit(len(request.images), request.ByteSize()):
+        count, size = len(request.images), request.ByteSize()
+        with model.admission.admit(count, size, deadline=deadline):
             start = monotonic()
             rows, decoded = await self._rows(request.images, model.spec)
             decode_seconds = monotonic() - start if decoded else 0.0

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convoy.bundle import Bundle
+from service.admission import Admission
 from service.batching import Batcher, Item
-from service.errors import ModelFailure, Overloaded
+from service.errors import ModelFailure
 from service.metrics import ModelMetrics
 from service.session import Session
 from service.settings import Settings
@@ -37,9 +36,11 @@ class ServedModel:
         self.metrics = metrics
         self._session = session
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"onnxruntime-{manifest.name}")
-        self._seconds_per_image = 0.0
-        self._room = settings.max_queue_size
-        self._room_bytes = settings.max_queue_bytes
+        self.admission = Admission(
+            max_images=settings.max_queue_size,
+            max_bytes=settings.max_queue_bytes,
+            saturated=settings.max_batch_size,
+        )
         self._batcher: Batcher[Rows, Scores] = Batcher(
             self._run_batch,
             max_batch_size=settings.max_batch_size,
@@ -48,25 +49,6 @@ class ServedModel:
             on_drop=self._count_drop,
         )
         metrics.depth = lambda: self._batcher.depth
-
-    @contextmanager
-    def admit(self, images: int, size: int) -> Iterator[None]:
-        """Hold room for a request of `images` images and `size` bytes until it is answered.
-
-        Raises: Overloaded at once where there is none.
-        """
-        if images > self._room or size > self._room_bytes:
-            raise Overloaded(
-                f"the queue of model {self.manifest.name} is full; try again later",
-                retry_after=self._time_to_half_empty(),
-            )
-        self._room -= images
-        self._room_bytes -= size
-        try:
-            yield
-        finally:
-            self._room += images
-            self._room_bytes += size
 
     async def classify(self, rows: Rows, *, deadline: float) -> list[Item[Rows, Scores]]:
         """Run images [N, H, W, C] in as many batches as they need.
@@ -97,20 +79,12 @@ class ServedModel:
         self._thread.shutdown()
 
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
-        start = monotonic()
-        results = await asyncio.get_running_loop().run_in_executor(
+        return await asyncio.get_running_loop().run_in_executor(
             self._thread, run_rows, self._session, batch, len(self.labels)
         )
-        spent = (monotonic() - start) / sum(map(len, batch))
-        self._seconds_per_image += 0.1 * (spent - self._seconds_per_image)
-        return results
 
     def _count_drop(self, reason: str) -> None:
         self.metrics.dropped[reason] += 1
-
-    def _time_to_half_empty(self) -> float:
-        """Seconds until half of what is in the queue has run, judged by the batches of late."""
-        return max(0.01, self._batcher.depth * self._seconds_per_image / 2)
 
 
 def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores | Exception]:
