@@ -33,7 +33,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("manifest", "golden"),
         ("bundle",),
         ("client_errors",),
-        ("client_inputs", "client_retry", "client_types"),
+        ("client_inputs", "client_retry", "client_signals", "client_types"),
         ("client_channel", "client_plan"),
         ("client_base",),
         ("client", "client_async"),
