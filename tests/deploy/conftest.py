@@ -22,7 +22,8 @@ def root() -> Path:
 def compose() -> dict[str, Any]:
     """docker-compose.yml, with the default of every variable filled in."""
     text = (ROOT / "docker-compose.yml").read_text()
-    return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
+    content: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
+    return content
 
 
 @pytest.fixture(scope="session")

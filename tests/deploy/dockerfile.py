@@ -31,7 +31,8 @@ def read_dockerfile(path: Path) -> list[Stage]:
     """The stages in order; comments are left out and continued lines joined."""
     text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
-    steps = [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
+    steps = [(name, arguments) for name, _, arguments in (line.partition(" ") for line in lines)]
+    steps = [step for step in steps if step[0]]
     starts = [at for at, (name, _) in enumerate(steps) if name == "FROM"]
     return [
         Stage(steps[start][1].split()[0], tuple(steps[start + 1 : end]))

@@ -21,7 +21,8 @@ Compose = dict[str, Any]
 
 @pytest.fixture(params=SERVICES)
 def service(request: pytest.FixtureRequest, compose: Compose) -> dict[str, Any]:
-    return compose["services"][request.param]
+    service: dict[str, Any] = compose["services"][request.param]
+    return service
 
 
 @pytest.fixture(params=OURS)

@@ -24,7 +24,8 @@ def stages(root: Path) -> list[Stage]:
 
 @pytest.fixture(scope="module")
 def project(root: Path) -> dict[str, Any]:
-    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    table: dict[str, Any] = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    return table
 
 
 @pytest.fixture(scope="module")
