@@ -232,7 +232,7 @@ def _silenced() -> Iterator[None]:
     filter stays in the list, and does nothing for threads that are not decoding.
     """
     filters = cast(list[Any], warnings.filters)
-    if not filters or filters[0] is not _IGNORE:
+    if not filters or filters[0] is not _IGNORE:  # others have put theirs before it
         filters.insert(0, _IGNORE)
     _decoding.depth += 1
     try:
