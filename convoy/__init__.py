@@ -8,9 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convoy.client import ImageClient
-    from convoy.client_async import AsyncImageClient
-    from convoy.client_errors import (
+    from convoy.client.aio import AsyncImageClient
+    from convoy.client.errors import (
         ClientError,
         Denied,
         InvalidRequest,
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
         Timeout,
         Unavailable,
     )
-    from convoy.client_inputs import ImageInput
-    from convoy.client_plan import Batching
-    from convoy.client_retry import Retry
-    from convoy.client_types import ClassScore, Model, Result, Timings
+    from convoy.client.inputs import ImageInput
+    from convoy.client.plan import Batching
+    from convoy.client.retry import Retry
+    from convoy.client.sync import ImageClient
+    from convoy.client.types import ClassScore, Model, Result, Timings
     from convoy.errors import ConvoyError
 
 __all__ = [
@@ -48,23 +48,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncImageClient": "convoy.client_async",
-    "Batching": "convoy.client_plan",
-    "ClassScore": "convoy.client_types",
+    "AsyncImageClient": "convoy.client.aio",
+    "Batching": "convoy.client.plan",
+    "ClassScore": "convoy.client.types",
     "ConvoyError": "convoy.errors",
-    "ImageClient": "convoy.client",
-    "ImageInput": "convoy.client_inputs",
-    "Model": "convoy.client_types",
-    "Result": "convoy.client_types",
-    "Retry": "convoy.client_retry",
-    "Timings": "convoy.client_types",
+    "ImageClient": "convoy.client.sync",
+    "ImageInput": "convoy.client.inputs",
+    "Model": "convoy.client.types",
+    "Result": "convoy.client.types",
+    "Retry": "convoy.client.retry",
+    "Timings": "convoy.client.types",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES.get(name, "convoy.client_errors")), name)
+    value = getattr(import_module(_HOMES.get(name, "convoy.client.errors")), name)
     globals()[name] = value
     return value
 

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(error: ConvoyError) -> int:
-    from convoy.client_errors import InvalidRequest, NotFound
+    from convoy.client.errors import InvalidRequest, NotFound
 
     return 2 if isinstance(error, InvalidRequest | NotFound) else 3
 

@@ -3,7 +3,7 @@
 ConvoyError
 ├── ImageError      bytes that do not become the pixels a model needs
 ├── BundleError     a model bundle that cannot be read, written or trusted
-└── ClientError     see convoy.client_errors
+└── ClientError     see convoy.client.errors
 """
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from convoy.client import ImageClient
-from convoy.client_channel import MAX_MESSAGE_BYTES
-from convoy.client_errors import InvalidRequest
-from convoy.client_inputs import Shape, read_image
+from convoy.client.channel import MAX_MESSAGE_BYTES
+from convoy.client.errors import InvalidRequest
+from convoy.client.inputs import Shape, read_image
+from convoy.client.sync import ImageClient
 from convoy.commands.load import Load, run_load
 from convoy.commands.paths import expand
 from convoy.commands.report import summarise, to_text

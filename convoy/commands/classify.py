@@ -6,9 +6,9 @@ import argparse
 import sys
 from contextlib import closing
 
-from convoy.client import ImageClient
-from convoy.client_errors import ClientError, InvalidRequest
-from convoy.client_types import Model
+from convoy.client.errors import ClientError, InvalidRequest
+from convoy.client.sync import ImageClient
+from convoy.client.types import Model
 from convoy.commands.output import CsvWriter, JsonWriter, Progress, TableWriter, Writer
 from convoy.commands.paths import expand
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from convoy.client import ImageClient
-from convoy.client_errors import ClientError
-from convoy.client_retry import Retry
+from convoy.client.errors import ClientError
+from convoy.client.retry import Retry
+from convoy.client.sync import ImageClient
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from convoy.client_channel import OPTIONS
+from convoy.client.channel import OPTIONS
 from convoy.v1 import image_classifier_pb2 as pb
 
 STAGES = ("decode", "queue", "compute", "answer")

@@ -7,8 +7,8 @@ import json
 import sys
 from dataclasses import asdict
 
-from convoy.client import ImageClient
-from convoy.client_types import Model
+from convoy.client.sync import ImageClient
+from convoy.client.types import Model
 from convoy.commands.output import print_table
 
 _HEADER = ("model", "version", "default", "input", "classes", "precision", "provider", "accuracy")

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TextIO
 
-from convoy.client_errors import ClientError
-from convoy.client_types import ClassScore, Result
+from convoy.client.errors import ClientError
+from convoy.client.types import ClassScore, Result
 
 # A path longer than this pushes its row to the right instead of widening every row.
 _WIDEST = 60

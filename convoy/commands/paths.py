@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator
 
-from convoy.client_errors import InvalidRequest
+from convoy.client.errors import InvalidRequest
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import convoy
-from convoy import client_errors
+from convoy.client import errors as client_errors
 from convoy.errors import ConvoyError
 
 

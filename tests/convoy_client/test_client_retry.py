@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 import convoy
-from convoy.client_retry import ERRORS, Failure, parse_pushback
+from convoy.client.retry import ERRORS, Failure, parse_pushback
 from tests.convoy_client.fake import FakeServer
 
 RETRY = convoy.Retry(attempts=4, first_delay=0.1, max_delay=0.5)

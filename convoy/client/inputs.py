@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-from convoy.client_errors import InvalidRequest
+from convoy.client.errors import InvalidRequest
 from convoy.v1 import image_classifier_pb2 as pb
 
 if TYPE_CHECKING:

@@ -9,84 +9,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any
 
-from convoy.client_errors import ClientError, InvalidRequest, ServerError, Timeout
-from convoy.client_inputs import Shape, is_array, is_ready, read_image, source_of
-from convoy.client_retry import Failure, Retry
-from convoy.client_types import Model, Result, parse_model, parse_response
+from convoy.client.errors import ClientError, InvalidRequest, ServerError, Timeout
+from convoy.client.inputs import Shape, is_array, source_of
+from convoy.client.retry import Failure, Retry
+from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Steps, Wait
+from convoy.client.types import Model, Result, parse_model, parse_response
 from convoy.v1 import image_classifier_pb2 as pb
-
-T = TypeVar("T")
-
-END = object()
-"""The outcome of `Read` after the last input."""
 
 _HEALTH = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _UNREACHABLE = "failed to connect to all addresses"
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Take the next of the caller's inputs. Outcome: the input, or END."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """Read or encode one input. Outcome: a pb.Image, or an InvalidRequest."""
-
-    value: object
-    shape: Shape | None
-
-    @property
-    def blocks(self) -> bool:
-        """Whether it takes a disk or an encoder."""
-        return not is_ready(self.value, self.shape)
-
-    def run(self) -> pb.Image | InvalidRequest:
-        """Do it."""
-        try:
-            return read_image(self.value, self.shape)
-        except InvalidRequest as error:
-            return error
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Send a call. Outcome: its handle, which `Wait` takes."""
-
-    method: str
-    request: Any
-    timeout: float
-    """Seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Wait for a call. Outcome: its response, or a Failure."""
-
-    handle: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Sleep:
-    """Wait before trying again."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Emit(Generic[T]):
-    """Hand one value to the caller."""
-
-    value: T
-
-
-Step: TypeAlias = Read | Prepare | Start | Wait | Sleep
-Steps: TypeAlias = Generator[Step, Any, T]
-Plan: TypeAlias = Generator[Step | Emit[T], Any, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

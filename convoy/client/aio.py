@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, overload
 import grpc
 import grpc.aio
 
-from convoy.client_base import (
+from convoy.client.base import (
     DEFAULT_TARGET,
     ClientBase,
     as_many,
@@ -19,12 +19,13 @@ from convoy.client_base import (
     as_version,
     checked,
 )
-from convoy.client_channel import OPTIONS, Methods, failure_of, methods
-from convoy.client_errors import ClientError
-from convoy.client_inputs import ImageInput, is_one_image
-from convoy.client_plan import END, Batching, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
-from convoy.client_retry import Retry
-from convoy.client_types import Model, Result
+from convoy.client.channel import OPTIONS, Methods, failure_of, methods
+from convoy.client.errors import ClientError
+from convoy.client.inputs import ImageInput, is_one_image
+from convoy.client.plan import Batching
+from convoy.client.retry import Retry
+from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
+from convoy.client.types import Model, Result
 
 T = TypeVar("T")
 

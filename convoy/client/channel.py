@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from convoy.client_retry import PUSHBACK_KEY, Failure, parse_pushback
+from convoy.client.retry import PUSHBACK_KEY, Failure, parse_pushback
 from convoy.v1 import image_classifier_pb2 as pb
 
 MAX_MESSAGE_BYTES = 64 * 2**20
@@ -33,7 +33,7 @@ OPTIONS: list[tuple[str, int]] = [
     # A server that comes back is found again as fast as calls are retried.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Retrying is ours (client_retry.py): a name server must not add a policy of its own.
+    # Retrying is ours (client/retry.py): a name server must not add a policy of its own.
     ("grpc.service_config_disable_resolution", 1),
 ]
 

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, overload
 
 import grpc
 
-from convoy.client_base import (
+from convoy.client.base import (
     DEFAULT_TARGET,
     ClientBase,
     as_many,
@@ -17,13 +17,14 @@ from convoy.client_base import (
     as_version,
     checked,
 )
-from convoy.client_channel import OPTIONS, failure_of, methods
-from convoy.client_errors import ClientError
-from convoy.client_inputs import ImageInput, is_one_image
-from convoy.client_plan import END, Batching, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
-from convoy.client_retry import Retry
-from convoy.client_signals import interrupts_deferred
-from convoy.client_types import Model, Result
+from convoy.client.channel import OPTIONS, failure_of, methods
+from convoy.client.errors import ClientError
+from convoy.client.inputs import ImageInput, is_one_image
+from convoy.client.plan import Batching
+from convoy.client.retry import Retry
+from convoy.client.signals import interrupts_deferred
+from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
+from convoy.client.types import Model, Result
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class ImageClient(ClientBase):
     server's default model and its newest version. `timeout`, in seconds, is for a whole call with
     all its retries. `credentials` turn on TLS. One client may be used by many threads.
 
-    Every method raises ClientError: see convoy.client_errors for the tree.
+    Every method raises ClientError: see convoy.client.errors for the tree.
     """
 
     def __init__(

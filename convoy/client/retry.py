@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from convoy.client_errors import (
+from convoy.client.errors import (
     ClientError,
     Denied,
     InvalidRequest,

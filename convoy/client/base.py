@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from convoy.client_errors import ClientError, InvalidRequest
-from convoy.client_inputs import is_one_image
-from convoy.client_plan import Batching, Planner
-from convoy.client_retry import Retry
-from convoy.client_types import Result
+from convoy.client.errors import ClientError, InvalidRequest
+from convoy.client.inputs import is_one_image
+from convoy.client.plan import Batching, Planner
+from convoy.client.retry import Retry
+from convoy.client.types import Result
 
 DEFAULT_TARGET = "127.0.0.1:8500"
 

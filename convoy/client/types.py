@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convoy.client_errors import ServerError
+from convoy.client.errors import ServerError
 from convoy.v1 import image_classifier_pb2 as pb
 
 _MICROSECOND = 1e-6
