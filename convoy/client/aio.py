@@ -23,7 +23,7 @@ from convoy.client.channel import OPTIONS, Methods, failure_of, methods
 from convoy.client.errors import ClientError
 from convoy.client.inputs import ImageInput, is_one_image
 from convoy.client.plan import Batching
-from convoy.client.retry import Retry
+from convoy.client.retry import Failure, Retry
 from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
 from convoy.client.types import Model, Result
 
@@ -110,7 +110,7 @@ class AsyncImageClient(ClientBase):
         return await self._one(self._planner.health(service))
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection; calls in flight end with Unavailable."""
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
@@ -180,5 +180,15 @@ class AsyncImageClient(ClientBase):
                     return await step.handle
                 except grpc.RpcError as error:
                     return failure_of(error)
+                except asyncio.CancelledError:
+                    # Closing the channel looks like a cancelled task, which this one is not.
+                    if self._closed and not _being_cancelled():
+                        return Failure("CANCELLED", "the client was closed")
+                    raise
             case Sleep():
                 return await asyncio.sleep(step.seconds)
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

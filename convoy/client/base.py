@@ -27,6 +27,8 @@ class ClientBase:
         retry: Retry | None = None,
         batching: Batching | None = None,
     ) -> None:
+        if not target:
+            raise InvalidRequest("target is empty; give host:port")
         if not (timeout > 0 and math.isfinite(timeout)):
             raise InvalidRequest(f"timeout is {timeout!r}; it must be a number of seconds above 0")
         self.target = target

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from convoy.client.errors import ClientError, InvalidRequest, ServerError, Timeout
+from convoy.client.errors import ClientError, InvalidRequest, ServerError, Timeout, Unavailable
 from convoy.client.inputs import Shape, is_array, source_of
 from convoy.client.retry import Failure, Retry
 from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Steps, Wait
@@ -22,6 +22,7 @@ from convoy.v1 import image_classifier_pb2 as pb
 
 _HEALTH = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _UNREACHABLE = "failed to connect to all addresses"
+_TOO_LARGE = "message larger than max"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,5 +245,11 @@ class Planner:
             return ServerError(f"{self.target}: no Convoy server, or an older one")
         if failure.message.startswith(_UNREACHABLE):
             reason = failure.message.rpartition(": ")[2]
-            return failure.error(f"{self.target}: no server answers there ({reason})")
-        return failure.error(failure.message or f"the server answered {failure.code}")
+            return Unavailable(f"{self.target}: no server answers there ({reason})")
+        if _TOO_LARGE in failure.message:
+            # gRPC has one code for this and for a full queue.
+            return InvalidRequest(failure.message)
+        detail = failure.message or f"the server answered {failure.code}"
+        if failure.error is Unavailable:
+            detail = f"{self.target}: {detail}"
+        return failure.error(detail)

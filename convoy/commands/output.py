@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TextIO
 
 from convoy.client.errors import ClientError
@@ -86,10 +86,13 @@ class Progress:
     INTERVAL = 0.2
     """Seconds between two updates, and before the first."""
 
-    def __init__(self, total: int, out: TextIO) -> None:
+    def __init__(
+        self, total: int, out: TextIO, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._total = total
         self._out = out if out.isatty() else None
-        self._start = self._shown = time.monotonic()
+        self._clock = clock
+        self._start = self._shown = clock()
         self._visible = False
 
     def clear(self) -> None:
@@ -101,7 +104,7 @@ class Progress:
 
     def update(self, done: int) -> None:
         """Show that `done` images are through, where the last update is old enough."""
-        now = time.monotonic()
+        now = self._clock()
         if self._out is None or now - self._shown < self.INTERVAL:
             return
         rate = done / (now - self._start)

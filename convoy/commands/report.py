@@ -48,7 +48,7 @@ def summarise(samples: Samples, *, mode: str, rate: float | None) -> Report:
         offered_per_s=rate,
         requests=requests,
         images=samples.images,
-        elapsed_s=round(elapsed, 3),
+        elapsed_s=round(elapsed, 6),
         requests_per_s=round(requests / elapsed, 1),
         images_per_s=round(samples.images / elapsed, 1),
         errors=dict(samples.errors.most_common()),

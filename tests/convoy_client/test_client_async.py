@@ -98,6 +98,19 @@ def test_cancelling_a_task_cancels_its_calls(server):
     run(server, use)
 
 
+def test_closing_ends_calls_in_flight(server):
+    server.open.clear()
+
+    async def use(client: convoy.AsyncImageClient) -> None:
+        task = asyncio.create_task(client.classify(b"1"))
+        await asyncio.to_thread(server.arrived.acquire, timeout=20)
+        await client.close()
+        await task
+
+    with pytest.raises(convoy.Unavailable, match="the client was closed"):
+        run(server, use)
+
+
 def test_leaving_a_stream_early(server):
     async def use(client: convoy.AsyncImageClient) -> convoy.Result | convoy.ClientError:
         async with aclosing(client.classify_stream(b"1" for _ in range(10_000))) as outcomes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import pytest
 
@@ -96,6 +97,30 @@ def test_wrong_arguments_are_refused_here(client, call):
 def test_timeout_must_be_a_number_of_seconds(timeout):
     with pytest.raises(convoy.InvalidRequest, match="timeout"):
         convoy.ImageClient(timeout=timeout)
+
+
+def test_empty_target_is_refused():
+    with pytest.raises(convoy.InvalidRequest, match="give host:port"):
+        convoy.ImageClient("")
+
+
+def test_message_above_the_servers_own_limit_is_no_overload(client, server):
+    server.refuse("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 8)")
+    with pytest.raises(convoy.InvalidRequest, match="larger than max"):
+        client.classify(b"1")
+
+
+def test_closing_ends_calls_in_flight(server: FakeServer):
+    server.open.clear()
+    client = convoy.ImageClient(server.target)
+
+    def close() -> None:
+        server.arrived.acquire()
+        client.close()
+
+    threading.Thread(target=close).start()
+    with pytest.raises(convoy.Unavailable):
+        client.classify(b"1")
 
 
 def test_closed_client_says_so(server: FakeServer):
