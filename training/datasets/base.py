@@ -102,7 +102,7 @@ def stratified_split(
         rows = np.flatnonzero(labels == label)
         if len(rows) < 2:
             raise TrainingError(
-                f"class {label} has only one image left to train on: it cannot be split; add more"
+                f"class {label} has only one image left to train on: too few to split; add more"
             )
         held.append(random.permutation(rows)[: max(1, round(share * len(rows)))])
     drawn = np.sort(np.concatenate(held))

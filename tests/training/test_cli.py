@@ -1,0 +1,131 @@
+"""The command: it starts fast, says what is wrong in one line, and can be interrupted."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convoy.bundle import Bundle, list_versions
+from training.cli import main
+from training.runs import Run
+
+RECIPE = """
+name = "colours"
+source = "folder"
+image_size = 16
+batch_size = 8
+[network]
+name = "cnn"
+filters = [4]
+hidden = 4
+"""
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    file = tmp_path / "tiny.toml"
+    file.write_text(RECIPE)
+    return str(file)
+
+
+def test_nothing_heavy_is_imported_at_the_start() -> None:
+    code = "import sys, training.cli; training.cli.make_parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "onnx", "numpy", "matplotlib"}.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nope"], "no recipe 'nope'"),
+        (["fit", "image-folder"], "name your images' folder with --data"),
+        (["fit", "image-folder", "--data", "gone"], "gone: no such folder"),
+        (["fit", "mnist-cnn", "--set", "epoch=3"], "did you mean 'epochs'?"),
+        (["fit", "mnist-cnn", "--resume"], "--resume needs --run"),
+        (["fit", "mnist-cnn", "--golden", "gone"], "gone: no image files"),
+        (["export", "gone"], "gone: not a run's folder"),
+        (["evaluate", "gone"], "manifest.json"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_network_is_checked_before_anything_is_written(
+    tmp_path: Path, recipe: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    options = ["--data", str(photos), "--run", str(run), "--set", "network.filter=[8]"]
+    assert main(["fit", recipe, *options]) == 2
+    assert "did you mean 'filters'?" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_sigint_leaves_a_checkpoint_and_says_how_to_go_on(
+    tmp_path: Path, recipe: str, photos: Path
+) -> None:
+    options = ["--data", str(photos), "--run", str(tmp_path / "run"), "--set", "epochs=20"]
+    command = [sys.executable, "-m", "training.cli", "fit", recipe, *options]
+    command += ["--models", str(tmp_path / "models")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("epoch 1/"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert len(Run.open(tmp_path / "run").load()["log"]) >= 1
+
+    hint = next(line for line in rest.splitlines() if line.startswith("  convoy-train"))
+    assert main(shlex.split(hint)[1:]) == 0
+    assert len(Run.open(tmp_path / "run").load()["log"]) == 20
+    assert list_versions(tmp_path / "models") == {"colours": [1]}
+
+
+def test_photos_to_bundle(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models, run = str(tmp_path / "models"), str(tmp_path / "run")
+    quick = ["epochs=1", "image_size=32", "network.widths=[8,8]"]
+    sets = [word for change in quick for word in ("--set", change)]
+    options = ["--data", str(data / "flowers"), "--models", models]
+    assert main(["fit", "image-folder", *options, "--run", run, "--name", "flowers", *sets]) == 0
+    bundle = Bundle.open(tmp_path / "models" / "flowers" / "1")
+    assert len(bundle.manifest.labels) == 5
+    assert main(["export", run, "--models", models, "--name", "flowers"]) == 0
+    capsys.readouterr()
+
+    again = ["evaluate", f"{models}/flowers/2", "--data", str(data / "flowers")]
+    assert main([*again, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        quality.model_dump(mode="json") for quality in bundle.manifest.quality
+    ]
+    assert main(again) == 0
+    assert "precision  recall" in capsys.readouterr().out
+
+
+def test_the_shipped_model_is_as_good_as_its_manifest_says(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = "test-lossless-1000"
+    bundle = Bundle.open(MODELS / "cifar10" / "1")
+    options = ["--data", str(data), "--split", split, "--json"]
+    assert main(["evaluate", str(bundle.path), *options]) == 0
+    (measured,) = json.loads(capsys.readouterr().out)
+    (recorded,) = (quality for quality in bundle.manifest.quality if quality.split == split)
+    # Kernels of other processors may tip the one or other image that is on the edge.
+    assert measured["accuracy"] == pytest.approx(recorded.accuracy, abs=0.002)
+    assert recorded.accuracy >= 0.92
+    assert bundle.manifest.files["model.onnx"].bytes <= 10_000_000

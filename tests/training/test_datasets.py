@@ -1,0 +1,172 @@
+"""Sources: what they read, how they split it, and what they say of data that cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.colours import tiny_recipe, write_photos
+from training.datasets import open_source, split_training
+from training.datasets.base import stratified_split
+from training.datasets.cifar10 import BINARY, LOSSLESS_1000, PICKLE
+from training.datasets.location import find_data
+from training.errors import TrainingError
+from training.recipe import load_recipe
+
+CIFAR10 = load_recipe("cifar10-fast")
+
+
+def write_cifar10(root: Path, per_batch: int = 20) -> None:
+    """The same random images in both official formats, and a lossless test file beside them."""
+    random = np.random.default_rng(0)
+    (root / "binary" / BINARY).mkdir(parents=True)
+    (root / "pickle" / PICKLE).mkdir(parents=True)
+    for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+        labels = np.arange(per_batch, dtype=np.uint8) % 10
+        data = random.integers(0, 256, (per_batch, 3072), dtype=np.uint8)
+        records = np.column_stack([labels, data]).tobytes()
+        (root / "binary" / BINARY / f"{name}.bin").write_bytes(records)
+        batch = {b"data": data, b"labels": labels.tolist(), b"batch_label": name.encode()}
+        (root / "pickle" / PICKLE / name).write_bytes(pickle.dumps(batch, protocol=2))
+
+
+def test_both_versions_of_cifar10_give_the_same_arrays(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    binary = open_source(CIFAR10, tmp_path / "binary")
+    pickled = open_source(CIFAR10, tmp_path / "pickle")
+    assert binary.training().images.shape == (100, 32, 32, 3)
+    assert binary.training().sha256() == pickled.training().sha256()
+    assert [split.name for split in pickled.tests()] == ["test-lossless-20"]
+    assert binary.tests()[0].sha256() == pickled.tests()[0].sha256()
+
+
+def test_a_pickle_that_calls_something_is_refused(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, ("true",)
+
+    (tmp_path / "pickle" / PICKLE / "data_batch_2").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(TrainingError, match=r"data_batch_2: no batch of CIFAR-10: asks for .*syst"):
+        open_source(CIFAR10, tmp_path / "pickle").training()
+
+
+def test_truncated_binary_batch_is_named(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    file = tmp_path / "binary" / BINARY / "data_batch_3.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(TrainingError, match=r"data_batch_3\.bin: .* no whole number"):
+        open_source(CIFAR10, tmp_path / "binary").training()
+
+
+def test_real_cifar10(data: Path) -> None:
+    source = open_source(CIFAR10, data)
+    first, second = source.tests()
+    assert (first.name, second.name) == ("test-lossless-1000", "test-jpeg-10000")
+    # The first test image of CIFAR-10 is a cat; the JPEG folders are in the order of the labels.
+    assert source.labels[first.labels[0]] == "cat"
+    assert np.bincount(second.labels).tolist() == [1000] * 10
+    original = (data / "cifar10" / LOSSLESS_1000).read_bytes()[1 : 1 + 32 * 32]
+    assert first.images[0, :, :, 0].tobytes() == original
+
+
+def test_mnist_and_fashion_mnist(data: Path) -> None:
+    for recipe in (load_recipe("mnist-cnn"), load_recipe("fashion-cnn")):
+        source = open_source(recipe, data)
+        (test,) = source.tests()
+        assert source.training().images.shape == (60000, 28, 28, 1)
+        assert (test.name, test.images.shape) == ("test-10000", (10000, 28, 28, 1))
+
+
+def test_splits_share_no_image(photos: Path) -> None:
+    source = open_source(tiny_recipe(), photos)
+    splits = split_training(source, tiny_recipe())
+    sets = [
+        {hashlib.sha256(image.tobytes()).hexdigest() for image in part.images}
+        for part in (splits.train, splits.validation, *source.tests())
+    ]
+    assert [len(one) for one in sets] == [45, 6, 9]
+    assert len(set.union(*sets)) == 60
+
+
+def test_splits_are_stratified_and_follow_the_seed() -> None:
+    labels = np.repeat(np.arange(3), [10, 100, 1000])
+    held, rest = stratified_split(labels, 0.1, seed=5)
+    assert np.bincount(labels[held]).tolist() == [1, 10, 100]
+    assert np.array_equal(np.union1d(held, rest), np.arange(1110))
+    assert np.array_equal(held, stratified_split(labels, 0.1, seed=5)[0])
+    assert not np.array_equal(held, stratified_split(labels, 0.1, seed=6)[0])
+
+
+def test_a_folder_s_own_splits_are_used(tmp_path: Path) -> None:
+    for seed, (part, count) in enumerate({"train": 6, "val": 2, "test": 3}.items()):
+        write_photos(tmp_path / part, count, seed)
+    source = open_source(tiny_recipe(), tmp_path)
+    splits = split_training(source, tiny_recipe())
+    (test,) = source.tests()
+    assert (len(splits.train), len(splits.validation), len(test)) == (18, 6, 9)
+    assert source.labels == ("blue", "green", "red")
+
+
+def test_a_folder_with_validation_only_holds_a_test_set_out(data: Path) -> None:
+    recipe = tiny_recipe(test_share=0.1)
+    source = open_source(recipe, data / "cats-vs-dogs")
+    (test,) = source.tests()
+    assert source.labels == ("cats", "dogs")
+    assert (len(source.training()), len(test)) == (810, 90)
+
+
+def test_folder_bad_input(tmp_path: Path, photos: Path) -> None:
+    recipe = tiny_recipe()
+    with pytest.raises(TrainingError, match=r"nowhere: no such folder"):
+        open_source(recipe, tmp_path / "nowhere")
+    with pytest.raises(TrainingError, match=r"0 class folders; there must be at least two"):
+        open_source(recipe, photos / "red")
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(TrainingError, match=r"1 class folder; there must be at least two"):
+        open_source(recipe, tmp_path)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(TrainingError, match=r"cat: no images in this class"):
+        open_source(recipe, tmp_path)
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    write_photos(tmp_path, 4)
+    for number in range(4):
+        (tmp_path / "red" / f"{number:02}.png").write_bytes(b"not an image")
+    with pytest.raises(TrainingError, match=r"red/0\d\.png: not an image.*; repair or remove it"):
+        open_source(tiny_recipe(), tmp_path).training()
+
+
+def test_data_are_found_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVOY_DATA", str(tmp_path))
+    assert find_data("mnist", None) == tmp_path
+    assert find_data("mnist", tmp_path) == tmp_path
+    monkeypatch.setenv("CONVOY_DATA", str(tmp_path / "gone"))
+    with pytest.raises(TrainingError, match="no data for mnist: name its folder with --data"):
+        find_data("mnist", None)
+    with pytest.raises(TrainingError, match="one folder per class"):
+        find_data("folder", None)
+
+
+@pytest.mark.parametrize("name", ["cifar10-fast", "mnist-cnn"])
+def test_a_folder_without_the_data_set(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TrainingError, match=f"{tmp_path}: holds n.*--data, or .* --download"):
+        open_source(load_recipe(name), tmp_path)
+
+
+def test_a_packed_collection_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVOY_DATA", str(tmp_path))
+    script = tmp_path / "unpack.py"
+    script.write_text("import pathlib, sys; pathlib.Path(*sys.argv[1:]).mkdir(parents=True)")
+    assert (find_data("mnist", None) / "mnist").is_dir()
+    script.write_text("raise SystemExit('the archive is damaged')")
+    with pytest.raises(TrainingError, match=r"unpack\.py: the archive is damaged"):
+        find_data("mnist", None)

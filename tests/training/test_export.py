@@ -1,0 +1,154 @@
+"""Export: the graph does what the network does, and the bundle says how good that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convoy.bundle import Bundle
+from convoy.imaging import decode
+from tests.training.colours import tiny_recipe, write_photos
+from training.datasets import Source, Split, Splits
+from training.errors import TrainingError
+from training.evaluate import evaluate_bundle
+from training.export import Deployed, export_run, require_parity, to_onnx
+from training.measure import OnnxModel, calibration_error, measure
+from training.runs import Run
+from training.train import Classifier, train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, source: Source, splits: Splits) -> Run:
+    """A run over its last epoch."""
+    recipe = tiny_recipe(epochs=6, description="three colours")
+    run = Run.create(tmp_path_factory.mktemp("run"), recipe, Path("photos"), splits)
+    train(run, source, splits)
+    return run
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, finished: Run, photos: Path) -> Bundle:
+    return export_run(finished, tmp_path_factory.mktemp("models"), photos)
+
+
+@pytest.fixture
+def deployed(finished: Run, source: Source) -> Deployed:
+    classifier = Classifier(finished.recipe, source.spec, len(source.labels))
+    classifier.load_state_dict(finished.load()["best"])
+    return Deployed(classifier).eval()
+
+
+def test_graph_takes_any_batch_and_agrees(
+    bundle: Bundle, deployed: Deployed, source: Source
+) -> None:
+    images = source.training().images
+    model = OnnxModel(bundle.model_path)
+    whole = deployed.predict(images)
+    for size in (1, 2, 5, 45):
+        np.testing.assert_allclose(model(images[:size]), whole[:size], atol=1e-5)
+    np.testing.assert_allclose(whole.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_manifest_says_where_it_comes_from(bundle: Bundle, finished: Run) -> None:
+    manifest = bundle.manifest
+    assert (manifest.name, manifest.version, manifest.description) == (
+        "colours",
+        1,
+        "three colours",
+    )
+    assert manifest.labels == ("blue", "green", "red")
+    assert manifest.training.recipe["network"]["filters"] == [8, 8]
+    assert (manifest.training.train_images, manifest.training.validation_images) == (45, 6)
+    assert manifest.training.dataset_sha256 == finished.environment["dataset_sha256"]
+    assert manifest.training.seed == 3
+
+
+def test_quality_is_measured_on_the_file(bundle: Bundle, photos: Path) -> None:
+    (quality,) = bundle.manifest.quality
+    assert (quality.split, quality.images) == ("test-9", 9)
+    assert evaluate_bundle(bundle, photos) == [quality]
+    assert bundle.manifest.baseline is not None
+    assert sum(bundle.manifest.baseline.class_shares) == pytest.approx(1.0)
+
+
+def test_golden_inputs_decode_to_their_pixels(bundle: Bundle) -> None:
+    golden = bundle.golden()
+    pixels = np.stack([decode(data, bundle.manifest.input) for data in golden.encoded])
+    np.testing.assert_array_equal(pixels, golden.pixels)
+    answers = OnnxModel(bundle.model_path)(golden.pixels)
+    np.testing.assert_allclose(answers, golden.probabilities, atol=1e-6)
+
+
+def test_report_is_one_page_that_loads_nothing(bundle: Bundle) -> None:
+    page = (bundle.path / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "test-9" in page
+    assert "src=" not in page
+    assert 'href="http' not in page
+
+
+def test_versions_count_up_and_golden_files_are_taken(
+    tmp_path: Path, finished: Run, photos: Path
+) -> None:
+    for version in (1, 2):
+        written = export_run(finished, tmp_path, photos, name="mine", golden=photos / "red")
+        assert written.path == tmp_path / "mine" / str(version)
+    files = sorted((photos / "red").iterdir())
+    assert written.golden().encoded == tuple(file.read_bytes() for file in files)
+
+
+def test_a_graph_that_disagrees_is_refused(deployed: Deployed, source: Source) -> None:
+    graph = to_onnx(deployed, source.spec)
+    tests = source.tests()
+    require_parity(deployed, graph, tests)
+    with torch.no_grad():
+        next(deployed.parameters()).add_(1.0)
+    with pytest.raises(TrainingError, match="export refused: at batch 1 ONNX Runtime and PyTorch"):
+        require_parity(deployed, graph, tests)
+
+
+def test_nan_is_refused(deployed: Deployed, source: Source) -> None:
+    with torch.no_grad():
+        next(deployed.parameters()).fill_(float("nan"))
+    graph = to_onnx(deployed, source.spec)
+    with pytest.raises(TrainingError, match=r"export refused: at batch 1 .* differ by nan"):
+        require_parity(deployed, graph, source.tests())
+
+
+def test_unfinished_run_is_not_exported(tmp_path: Path, splits: Splits, photos: Path) -> None:
+    run = Run.create(tmp_path, tiny_recipe(), photos, splits)
+    run.save({"log": []}, [])
+    with pytest.raises(TrainingError, match="has not finished an epoch yet"):
+        export_run(run, tmp_path / "models", photos)
+    assert not (tmp_path / "models").exists()
+
+
+def test_evaluate_on_another_folder(tmp_path: Path, bundle: Bundle) -> None:
+    (quality,) = evaluate_bundle(bundle, write_photos(tmp_path / "new", 5, seed=9), folder=True)
+    assert (quality.split, quality.images) == ("new", 15)
+    (tmp_path / "new" / "violet").mkdir()
+    with pytest.raises(TrainingError, match=r"violet: no class of the bundle, which knows blue"):
+        evaluate_bundle(bundle, tmp_path / "new", folder=True)
+    with pytest.raises(TrainingError, match="no images in this class"):
+        evaluate_bundle(bundle, tmp_path / "new")
+
+
+def test_evaluate_one_split(bundle: Bundle, photos: Path) -> None:
+    assert len(evaluate_bundle(bundle, photos, only="test-9")) == 1
+    with pytest.raises(TrainingError, match="has no test split 'test-8', only test-9"):
+        evaluate_bundle(bundle, photos, only="test-8")
+
+
+def test_quality_figures() -> None:
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]], np.float32)
+    quality = measure(Split(np.zeros((4, 1, 1, 3), np.uint8), labels, "four"), probabilities)
+    assert quality.confusion == ((1, 1), (0, 2))
+    assert quality.accuracy == 0.75
+    assert quality.precision == (1.0, pytest.approx(2 / 3))
+    assert quality.recall == (0.5, 1.0)
+    # Four bins of one image each: |0.9 - 1|, |0.6 - 0|, |0.8 - 1|, |0.7 - 1|, averaged.
+    assert calibration_error(labels, probabilities) == pytest.approx(0.3)

@@ -1,0 +1,77 @@
+"""A run's folder: nothing half-written, and it goes on only as what it was started."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.colours import tiny_recipe
+from training.datasets import Splits
+from training.errors import TrainingError
+from training.runs import CHECKPOINT_FILE, Run
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file grows beyond `limit` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def run(tmp_path: Path, splits: Splits) -> Run:
+    return Run.create(tmp_path / "run", tiny_recipe(), Path("photos"), splits)
+
+
+def test_what_is_saved_is_loaded(run: Run) -> None:
+    run.save({"weights": torch.arange(3)}, [])
+    assert torch.equal(Run.open(run.path).load()["weights"], torch.arange(3))
+    assert Run.open(run.path).recipe == run.recipe
+    assert run.environment["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_full_disk_leaves_the_checkpoint_before(run: Run) -> None:
+    run.save({"weights": torch.zeros(3)}, [])
+    before = {file.name: file.read_bytes() for file in run.path.iterdir()}
+    with (
+        full_disk(10_000),
+        pytest.raises(TrainingError, match=r"checkpoint\.pt: cannot be written: File too large"),
+    ):
+        run.save({"weights": torch.zeros(10_000)}, [])
+    assert {file.name: file.read_bytes() for file in run.path.iterdir()} == before
+
+
+def test_another_recipe_does_not_resume(run: Run, splits: Splits) -> None:
+    other = tiny_recipe(learning_rate=0.5, epochs=9)
+    with pytest.raises(TrainingError, match=r"another recipe, learning_rate differs; resume with"):
+        Run.resume(run.path, other, splits)
+
+
+def test_other_images_do_not_resume(run: Run, splits: Splits) -> None:
+    with pytest.raises(TrainingError, match="was started on other images"):
+        Run.resume(run.path, run.recipe, replace(splits, sha256="0" * 64))
+
+
+def test_a_run_s_folder_is_not_used_twice(run: Run, splits: Splits) -> None:
+    with pytest.raises(TrainingError, match="holds a run already; add --resume"):
+        Run.create(run.path, run.recipe, Path("photos"), splits)
+
+
+def test_folders_that_are_no_runs(tmp_path: Path, run: Run) -> None:
+    with pytest.raises(TrainingError, match="not a run's folder"):
+        Run.open(tmp_path)
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: missing"):
+        run.load()
+    (run.path / CHECKPOINT_FILE).write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: not readable"):
+        run.load()
