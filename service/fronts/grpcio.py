@@ -36,6 +36,8 @@ log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+MAX_PENDING_CALLS = 20_000
+
 
 # The library's stubs are older than the messages of List.
 _messages: Any = health_pb2
@@ -67,6 +69,10 @@ class GrpcioFront:
                 ("grpc.max_send_message_length", max_message_bytes),
                 # Two servers on one port would share its connections without a word.
                 ("grpc.so_reuseport", 0),
+                # Above its default of 1,000 calls that Python has not taken yet, gRPC cancels some
+                # at random; admission refuses them with a reason and a pushback.
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ]
         )
         self._metrics = metrics

@@ -64,6 +64,18 @@ def test_overload_is_waited_out(target):
     assert all(isinstance(one, convoy.Result) for one in results)
 
 
+def test_burst_is_answered_or_refused_but_never_cancelled(target):
+    """gRPC itself cancels calls at random where more arrive than it is told to hold."""
+
+    async def use() -> list[object]:
+        async with convoy.AsyncImageClient(target, retry=convoy.Retry(attempts=1)) as client:
+            calls = (client.classify(FILES["red"]) for _ in range(3000))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    outcomes = asyncio.run(use())
+    assert {type(one) for one in outcomes} <= {convoy.Result, convoy.Overloaded}
+
+
 def test_bad_images_keep_their_place_among_good_ones(target):
     images = [FILES["red"], b"no image", FILES["blue"], FILES["green"][:300]]
     with convoy.ImageClient(target) as client:
