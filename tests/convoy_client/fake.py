@@ -102,6 +102,7 @@ class FakeServer(rpc.ImageClassifierServicer):
     ) -> Iterator[pb.ClassifyStreamResponse]:
         for request in requests:
             self.requests.append(request)
+            self.arrived.release()
             self.open.wait()
             try:
                 yield pb.ClassifyStreamResponse(response=self.answer(request))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,19 @@ def test_server_that_does_not_answer(bench, server, tmp_path, streaming):
     code, report = bench(*options, tmp_path)
     assert (code, report["errors"]) == (1, {"DEADLINE_EXCEEDED": 2})
     assert report["latency_ms"] == {}
+
+
+def test_server_that_goes_away_under_a_stream(bench, server):
+    def stop() -> None:
+        for _ in range(20):
+            assert server.arrived.acquire(timeout=20)
+        server.stop()
+
+    threading.Thread(target=stop).start()
+    code, report = bench("--streaming", "--concurrency", 2, "--duration", 1)
+    assert code == 1
+    assert report["errors"].keys() <= {"UNAVAILABLE", "CANCELLED"}
+    assert report["requests"] >= 10
 
 
 def test_text_report(server, capsys):
