@@ -106,7 +106,7 @@ def test_a_graph_that_disagrees_is_refused(deployed: Deployed, source: Source) -
     require_parity(deployed, graph, tests)
     with torch.no_grad():
         list(deployed.parameters())[-1][0] += 1.0  # the first class's bias
-    with pytest.raises(TrainingError, match="export refused: at batch 1 ONNX Runtime and PyTorch"):
+    with pytest.raises(TrainingError, match=r"export refused: at batch \d+ ONNX Runtime and"):
         require_parity(deployed, graph, tests)
 
 
@@ -114,7 +114,7 @@ def test_nan_is_refused(deployed: Deployed, source: Source) -> None:
     with torch.no_grad():
         next(deployed.parameters()).fill_(float("nan"))
     graph = to_onnx(deployed, source.spec)
-    with pytest.raises(TrainingError, match=r"export refused: at batch 1 .* differ by nan"):
+    with pytest.raises(TrainingError, match=r"export refused: .* differ by nan"):
         require_parity(deployed, graph, source.tests())
 
 
