@@ -109,10 +109,11 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 
 def _train(recipe: Recipe, arguments: argparse.Namespace) -> Run:
+    from training.classifier import Classifier
     from training.datasets import open_source, split_training
     from training.datasets.location import find_data
     from training.runs import Run, new_run_path
-    from training.train import Classifier, train
+    from training.train import train
 
     data = find_data(recipe.source, arguments.data, download=arguments.download)
     source = open_source(recipe, data, download=arguments.download)

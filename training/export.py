@@ -27,13 +27,13 @@ from convoy.bundle import (
     write_bundle,
 )
 from convoy.imaging import InputSpec, decode
+from training.classifier import Classifier
 from training.datasets import Split, open_source
 from training.datasets.folder import SUFFIXES, read_image
 from training.errors import TrainingError
 from training.measure import OnnxModel, Probabilities, baseline, measure
 from training.report import render_report
 from training.runs import Run
-from training.train import Classifier
 
 OPSET = 20
 """The first with Gelu as one operator, which ONNX Runtime computes in one pass."""

@@ -21,50 +21,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from convoy.imaging import InputSpec
 from training.augment import make_augmentation
+from training.classifier import Classifier
 from training.datasets import Labelled, Source, Splits
 from training.errors import TrainingError
-from training.networks import Prepared, make_network
 from training.recipe import Recipe
 from training.runs import Run
 
 EVALUATION_BATCH = 256
 """Fits the caches of a desktop processor; larger ones gain nothing."""
 
-# ------------------------------------------------------------------ what is trained
-
-
-class Classifier(nn.Module):
-    """A network with what belongs to it: the preprocessing that goes into the exported graph."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, recipe: Recipe, spec: InputSpec, classes: int) -> None:
-        super().__init__()
-        shape = (spec.channels, spec.height, spec.width)
-        self.network = make_network(recipe.network, shape, classes)
-        self.register_buffer("mean", torch.zeros(1, spec.channels, 1, 1))
-        self.register_buffer("std", torch.ones(1, spec.channels, 1, 1))
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) to logits (B, K)."""
-        return self.network(self.normalise(images))  # type: ignore[no-any-return]
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 to zero mean and unit deviation per channel."""
-        return (images.float() / 255.0 - self.mean) / self.std
-
-    def prepare(self, images: Tensor) -> None:
-        """Set what is measured on training images (N, C, H, W) instead of learnt."""
-        pixels = images.float() / 255.0
-        self.mean.copy_(pixels.mean(dim=(0, 2, 3), keepdim=True))
-        # 0.01 keeps a channel that is constant over the whole set from dividing by zero.
-        self.std.copy_(pixels.std(dim=(0, 2, 3), keepdim=True).clamp_min(0.01))
-        if isinstance(self.network, Prepared):
-            self.network.prepare(self.normalise(images))
+# ------------------------------------------------------------------ what trains it
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:

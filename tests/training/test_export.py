@@ -11,13 +11,14 @@ import torch
 from convoy.bundle import Bundle
 from convoy.imaging import decode
 from tests.training.colours import tiny_recipe, write_photos
+from training.classifier import Classifier
 from training.datasets import Source, Split, Splits
 from training.errors import TrainingError
 from training.evaluate import evaluate_bundle
 from training.export import Deployed, export_run, require_parity, to_onnx
 from training.measure import OnnxModel, calibration_error, measure
 from training.runs import Run
-from training.train import Classifier, train
+from training.train import train
 
 
 @pytest.fixture(scope="module")

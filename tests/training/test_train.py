@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from tests.training.colours import tiny_recipe
+from training.classifier import Classifier
 from training.datasets import Source, Splits
 from training.errors import TrainingError
 from training.recipe import Recipe
 from training.runs import LOG_FILE, Run
 from training.train import (
-    Classifier,
     State,
     best_entry,
     make_optimizer,

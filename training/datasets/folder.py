@@ -115,9 +115,12 @@ def list_images(base: Path, classes: Sequence[str]) -> Part:
 def read_images(files: Sequence[Path], spec: InputSpec) -> NDArray[np.uint8]:
     """Decode files as the service would, [N, H, W, C]. Raises: TrainingError naming the file."""
     images = _allocate((len(files), *spec.shape))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter's lock
+    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow releases the interpreter's lock
+    try:
         for row, pixels in enumerate(pool.map(lambda file: read_image(file, spec), files)):
             images[row] = pixels
+    finally:  # after an error, none of the other files matters
+        pool.shutdown(cancel_futures=True)
     return images
 
 
