@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convoy.bundle import GOLDEN_FILE, Bundle, Golden
+from convoy.bundle import GOLDEN_FILE, Bundle, Golden, Manifest
 from convoy.errors import BundleError, ImageError
 from convoy.imaging import decode
 from service.errors import ModelFailure, UnfitError
@@ -26,15 +26,21 @@ def load(
     except BundleError as error:
         raise UnfitError(str(error)) from None
     session = Session(bundle.model_path, device, threads=threads)
+    most = batch_limit(bundle.manifest, max_batch_size)
     try:
-        _replay(bundle, golden, session)
-        _warm_up(golden, session, max_batch_size)
+        _replay(bundle, golden, session, most)
+        _warm_up(golden, session, most)
     except ModelFailure as error:
         raise UnfitError(f"{bundle.model_path}: {error.detail}") from None
     return bundle, session
 
 
-def _replay(bundle: Bundle, golden: Golden, session: Session) -> None:
+def batch_limit(manifest: Manifest, wanted: int) -> int:
+    """Images that may run together: a network may mix them, as int8 ranges over a batch do."""
+    return min(wanted, manifest.max_batch_size or wanted)
+
+
+def _replay(bundle: Bundle, golden: Golden, session: Session, most: int) -> None:
     """Decode and classify the golden inputs; both must come out as they did when exported."""
     file = bundle.path / GOLDEN_FILE
     for index, encoded in enumerate(golden.encoded):
@@ -48,7 +54,8 @@ def _replay(bundle: Bundle, golden: Golden, session: Session) -> None:
                 f"{file}: input {index} decodes to pixels up to {off} levels off; "
                 "this machine's image libraries do not fit the bundle"
             )
-    rows = session.run(golden.pixels)
+    starts = range(0, len(golden.pixels), most)
+    rows = np.concatenate([session.run(golden.pixels[at : at + most]) for at in starts])
     if rows.shape != golden.probabilities.shape:
         raise UnfitError(
             f"{file}: the model gives {rows.shape} for the golden inputs, "

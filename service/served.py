@@ -13,6 +13,7 @@ from convoy.bundle import Bundle
 from service.admission import Admission
 from service.batching import Batcher, Item
 from service.errors import ModelFailure
+from service.loading import batch_limit
 from service.metrics import ModelMetrics
 from service.session import Session
 from service.settings import Settings
@@ -32,18 +33,18 @@ class ServedModel:
         self.spec = manifest.input
         self.labels = manifest.labels
         self.provider = session.provider
-        self.max_batch_size = settings.max_batch_size
+        self.max_batch_size = batch_limit(manifest, settings.max_batch_size)
         self.metrics = metrics
         self._session = session
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"onnxruntime-{manifest.name}")
         self.admission = Admission(
             max_images=settings.max_queue_size,
             max_bytes=settings.max_queue_bytes,
-            saturated=settings.max_batch_size,
+            saturated=self.max_batch_size,
         )
         self._batcher: Batcher[Rows, Scores] = Batcher(
             self._run_batch,
-            max_batch_size=settings.max_batch_size,
+            max_batch_size=self.max_batch_size,
             max_delay=settings.max_delay_ms / 1000,
             on_batch=metrics.batch_size.observe,
             on_drop=self._count_drop,

@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
+from convoy.bundle import write_bundle
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
 from tests.bundles import expected, make_bundle, solid
@@ -211,3 +212,14 @@ def test_a_stream_answers_before_the_next_request_comes(stub: rpc.ImageClassifie
         count += 1
         answered.release()
     assert count == 3
+
+
+def test_a_model_that_bears_small_batches_only_gets_no_others(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "source")
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+    write_bundle(tmp_path, bundle.manifest.model_copy(update={"max_batch_size": 2}), files)
+    with running_server(tmp_path) as server, server.stub() as stub:
+        reply = stub.Classify(pb.ClassifyRequest(images=[RED] * 7), timeout=PATIENCE)
+        assert len(reply.predictions) == 7
+        assert server.metric("convoy_batch_size_bucket", le="2.0") == 4
+        assert stub.GetModel(pb.GetModelRequest()).max_batch_size == 2
