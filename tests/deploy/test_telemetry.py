@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("package", ["service", "training"])
+@pytest.mark.parametrize("package", ["service", "training", "benchmarks"])
 def test_onnx_runtime_keeps_no_record_to_send(package: str, root: Path, tmp_path: Path) -> None:
     silent = {"CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS"}  # each would hide a mistake
     environment = {name: value for name, value in os.environ.items() if name not in silent}
