@@ -68,7 +68,8 @@ def test_burst_is_answered_or_refused_but_never_cancelled(target):
     """gRPC itself cancels calls at random where more arrive than it is told to hold."""
 
     async def use() -> list[object]:
-        async with convoy.AsyncImageClient(target, retry=convoy.Retry(attempts=1)) as client:
+        once = convoy.Retry(attempts=1)
+        async with convoy.AsyncImageClient(target, retry=once, timeout=120) as client:
             calls = (client.classify(FILES["red"]) for _ in range(3000))
             return await asyncio.gather(*calls, return_exceptions=True)
 
