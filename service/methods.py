@@ -82,6 +82,9 @@ class ImageClassifier:
         except RequestError as error:
             self._note(error, request)
             raise
+        except Exception:
+            self._metrics.failed["internal"] += 1
+            raise
         finally:
             self._metrics.in_flight -= 1
 
@@ -225,6 +228,7 @@ class ImageClassifier:
         if reason := _REASONS.get(type(error)):
             self._metrics.rejected[reason] += 1
         elif isinstance(error, ModelFailure):
+            self._metrics.failed["model"] += 1
             log.error(
                 "model_failed",
                 model=request.model or self._models.default,

@@ -45,6 +45,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 STAGES = ("decode", "queue", "compute", "answer")
 DROP_REASONS = ("deadline", "cancelled")
+FAIL_REASONS = ("model", "internal")
 REJECT_REASONS = ("queue_full", "invalid", "not_found", "draining")
 
 
@@ -118,6 +119,7 @@ class Metrics:
         self.device_fallback = False
         self.in_flight = 0
         self.rejected = dict.fromkeys(REJECT_REASONS, 0)
+        self.failed = dict.fromkeys(FAIL_REASONS, 0)
         self._methods: list[MethodMetrics] = []
         self._models: list[ModelMetrics] = []
         ProcessCollector(registry=self.registry)
@@ -148,6 +150,9 @@ class Metrics:
         yield _gauge("convoy_requests_in_flight", "Requests being worked on.", self.in_flight)
         yield _counter("convoy_rejected", "Requests refused, by reason.", ("reason",), (
             ((reason,), count) for reason, count in self.rejected.items()
+        ))  # fmt: skip
+        yield _counter("convoy_failed", "Requests failed by the service.", ("reason",), (
+            ((reason,), count) for reason, count in self.failed.items()
         ))  # fmt: skip
 
     def _collect_methods(self) -> Iterable[Metric]:

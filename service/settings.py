@@ -24,6 +24,8 @@ from service.errors import UsageError
 ENV_PREFIX = "CONVOY_"
 # Variables of the client and of training, which may stand in the same environment.
 FOREIGN_VARIABLES = {"CONVOY_DATA", "CONVOY_SERVER"}
+# What Kubernetes puts into every pod beside a Service that is named convoy.
+SERVICE_LINK = re.compile(r"CONVOY_(SERVICE|PORT)(_|$)")
 
 
 def cpu_count() -> int:
@@ -169,6 +171,8 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
 def _refuse_unknown_variables() -> None:
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | FOREIGN_VARIABLES
     for name in os.environ:
+        if SERVICE_LINK.match(name):
+            continue
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
             raise UsageError(f"{name}: no such setting (an environment variable); see --help")
 

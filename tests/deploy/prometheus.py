@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -30,6 +31,17 @@ class Prometheus:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=PATIENCE) as reply:
             return json.load(reply)["data"]
+
+    def ready(self) -> bool:
+        """Whether its storage is open; until then it refuses queries."""
+        try:
+            urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}/-/ready", timeout=PATIENCE
+            ).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+        return True
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series that an expression gives now."""
@@ -64,7 +76,9 @@ def running_prometheus(configuration: Path, work: Path, target: str) -> Iterator
     log = work / "log"
     with log.open("w") as out, subprocess.Popen(command, stderr=out, stdin=-3) as process:
         try:
-            yield Prometheus(_wait_for_port(log, process))
+            running = Prometheus(_wait_for_port(log, process))
+            running.wait_until("ready to answer", running.ready)
+            yield running
         finally:
             process.kill()
 

@@ -152,6 +152,7 @@ def test_a_network_that_breaks_its_contract(
             "INTERNAL",
             "the model failed on this request; the server's log has the detail",
         )
+        assert server.metric("convoy_failed_total", reason="model") == 1
         assert stub.Classify(pb.ClassifyRequest(images=[RED]), timeout=PATIENCE).predictions
     assert ("NaN" if "nan" in flaw else "gave an output of shape") in "".join(capfd.readouterr())
 

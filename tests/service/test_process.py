@@ -87,6 +87,14 @@ def test_an_unknown_variable(models: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
+def test_the_service_links_of_kubernetes_are_no_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CONVOY_SERVICE_HOST", "CONVOY_PORT", "CONVOY_PORT_8500_TCP_ADDR"):
+        monkeypatch.setenv(name, "tcp://10.0.0.1:8500")
+    assert "no bundle" in outcome(tmp_path)[1]
+
+
 def test_ports_in_use(models: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
