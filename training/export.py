@@ -196,8 +196,9 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _provenance(run: Run, log: Sequence[dict[str, float]], classifier: Classifier) -> Provenance:
+    source = run.recipe.source
     return Provenance(
-        dataset=run.recipe.source,
+        dataset=Path(run.environment["data"]).name if source == "folder" else source,
         dataset_sha256=run.environment["dataset_sha256"],
         recipe=run.recipe.model_dump(mode="json"),
         seed=run.recipe.seed,
