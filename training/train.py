@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -199,8 +200,8 @@ def to_tensors(data: Labelled) -> tuple[Tensor, Tensor]:
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for every epoch of every seed: recipes' seeds stay below 2**31."""
-    return epoch * 2**31 + seed
+    """A seed of its own for every epoch: mixed, as PyTorch's generator looks at 32 bits only."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
 def best_entry(log: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
