@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from training.runs import LOG_FILE, Run
 from training.train import (
     State,
     best_entry,
+    epoch_seed,
     make_optimizer,
     make_schedule,
     out_of_patience,
@@ -100,6 +102,14 @@ def test_resumed_run_ends_with_the_same_weights(
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     assert untimed(resumed.log) == untimed(whole.log)
     assert len((tmp_path / "parts" / LOG_FILE).read_text().splitlines()) == 3
+
+
+def test_every_epoch_of_every_seed_draws_other_numbers() -> None:
+    drawn = set()
+    for seed, epoch in itertools.product((0, 1, 2**31 - 1), range(1, 21)):
+        torch.manual_seed(epoch_seed(seed, epoch))
+        drawn.add(torch.randint(2**62, ()).item())
+    assert len(drawn) == 60
 
 
 def test_a_run_can_be_resumed_before_its_first_epoch(
