@@ -120,10 +120,10 @@ class Bundle:
 
 
 def list_versions(models: Path) -> dict[str, list[int]]:
-    """Names and versions, ascending, of the folders that claim to hold bundles."""
+    """Names and versions, ascending, of the folders that should hold bundles, whole or not."""
     found: dict[str, list[int]] = {}
-    for manifest in models.glob(f"*/*/{MANIFEST_FILE}"):
-        name, version = manifest.parent.parent.name, manifest.parent.name
+    for folder in models.glob("*/*/"):
+        name, version = folder.parent.name, folder.name
         if _VERSION.fullmatch(version) and not name.startswith("."):
             found.setdefault(name, []).append(int(version))
     return {name: sorted(found[name]) for name in sorted(found)}

@@ -12,17 +12,16 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
-from service.errors import DeadlineExceeded, Draining, ModelFailure
+from service.errors import DeadlineExceeded, ModelFailure, NotServing
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 Run = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
-Drop = Literal["deadline", "cancelled"]
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +32,7 @@ class Item(Generic[T, R]):
     size: int
     deadline: float
     result: asyncio.Future[R]
-    enqueued: float = field(default_factory=monotonic)
+    enqueued: float
     closed: float = 0.0
     """When it left the queue: its batch closed, or its deadline had passed."""
     finished: float = 0.0
@@ -51,9 +50,9 @@ class Batch(Generic[T, R]):
 class Queue(Generic[T, R]):
     """Items in order of arrival; `size` counts those that have not left."""
 
-    def __init__(self, on_drop: Callable[[Drop], None]) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._items: deque[Item[T, R]] = deque()
-        self._on_drop = on_drop
+        self._clock = clock
         self.size = 0
 
     def put(self, item: Item[T, R]) -> None:
@@ -64,7 +63,6 @@ class Queue(Generic[T, R]):
     def leave(self, item: Item[T, R]) -> None:
         """Take note that the caller of a waiting item is gone."""
         self.size -= item.size
-        self._on_drop("deadline" if monotonic() >= item.deadline else "cancelled")
 
     def oldest(self) -> Item[T, R] | None:
         """The item that has waited longest and is still wanted."""
@@ -72,10 +70,10 @@ class Queue(Generic[T, R]):
             item = self._items[0]
             if item.result.done():  # it left: `leave` has counted it
                 self._items.popleft()
-            elif monotonic() >= item.deadline:
+            elif self._clock() >= item.deadline:
                 self._items.popleft()
                 self.leave(item)
-                item.closed = monotonic()
+                item.closed = self._clock()
                 item.result.set_exception(DeadlineExceeded("the deadline passed in the queue"))
             else:
                 return item
@@ -106,13 +104,14 @@ class Batcher(Generic[T, R]):
         max_batch_size: int,
         max_delay: float,
         on_batch: Callable[[int], None] = lambda size: None,
-        on_drop: Callable[[Drop], None] = lambda reason: None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._run = run
         self._max_batch_size = max_batch_size
         self._max_delay = max_delay
         self._on_batch = on_batch
-        self._queue: Queue[T, R] = Queue(on_drop)
+        self._clock = clock
+        self._queue: Queue[T, R] = Queue(clock)
         self._arrived = asyncio.Event()
         self._worker = asyncio.create_task(self._work())
 
@@ -130,7 +129,8 @@ class Batcher(Generic[T, R]):
         """
         if not 1 <= size <= self._max_batch_size:
             raise ValueError(f"size {size} does not fit a batch of {self._max_batch_size}")
-        item: Item[T, R] = Item(payload, size, deadline, asyncio.get_running_loop().create_future())
+        result = asyncio.get_running_loop().create_future()
+        item: Item[T, R] = Item(payload, size, deadline, result, enqueued=self._clock())
         self._queue.put(item)
         self._arrived.set()
         try:
@@ -147,11 +147,11 @@ class Batcher(Generic[T, R]):
         self._arrived.set()
 
     async def close(self) -> None:
-        """Stop; whoever still waits gets Draining."""
+        """Stop; whoever still waits gets NotServing."""
         self._worker.cancel()
         await asyncio.gather(self._worker, return_exceptions=True)
         for item in self._queue.take(self._queue.size).items:
-            item.result.set_exception(Draining("the service is stopping"))
+            item.result.set_exception(NotServing("the service is stopping"))
 
     async def _work(self) -> None:
         while True:
@@ -161,11 +161,11 @@ class Batcher(Generic[T, R]):
                 if len(results) != len(batch.items):
                     raise ModelFailure(f"{len(results)} results for {len(batch.items)} items")
             except asyncio.CancelledError:
-                _resolve(batch, [Draining("the service is stopping")] * len(batch.items))
+                self._resolve(batch, [NotServing("the service is stopping")] * len(batch.items))
                 raise
             except Exception as error:
                 results = [error] * len(batch.items)
-            _resolve(batch, results)
+            self._resolve(batch, results)
 
     async def _next_batch(self) -> Batch[T, R]:
         while True:
@@ -173,12 +173,12 @@ class Batcher(Generic[T, R]):
             if oldest is None:
                 await self._arrival(None)
                 continue
-            patience = oldest.enqueued + self._max_delay - monotonic()
+            patience = oldest.enqueued + self._max_delay - self._clock()
             if patience > 0 and self._queue.size < self._max_batch_size:
                 await self._arrival(patience)
             elif (batch := self._queue.take(self._max_batch_size)).items:
                 break
-        now = monotonic()
+        now = self._clock()
         for item in batch.items:
             item.closed = now
         self._on_batch(batch.size)
@@ -193,15 +193,14 @@ class Batcher(Generic[T, R]):
         except TimeoutError:
             pass
 
-
-def _resolve(batch: Batch[T, R], results: Sequence[R | Exception]) -> None:
-    """Give each item its own result; one that has left must not disturb the others."""
-    now = monotonic()
-    for item, result in zip(batch.items, results, strict=True):
-        item.finished = now
-        if item.result.done():
-            continue
-        if isinstance(result, Exception):
-            item.result.set_exception(result)
-        else:
-            item.result.set_result(result)
+    def _resolve(self, batch: Batch[T, R], results: Sequence[R | Exception]) -> None:
+        """Give each item its own result; one that has left must not disturb the others."""
+        now = self._clock()
+        for item, result in zip(batch.items, results, strict=True):
+            item.finished = now
+            if item.result.done():
+                continue
+            if isinstance(result, Exception):
+                item.result.set_exception(result)
+            else:
+                item.result.set_result(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,16 @@ from convoy.errors import ImageError
 from convoy.imaging import InputSpec, Limits, decode
 from service.errors import InvalidRequest
 
+# Images that a thread takes at once: enough to spare hand-overs, few enough that other requests
+# get their turn beside a large one.
+SHARE = 4
+
 
 class Decoder:
     """Decodes with `threads` threads; Pillow and libjpeg give up the GIL while they work."""
 
     def __init__(self, limits: Limits, *, threads: int) -> None:
         self._limits = limits
-        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     async def decode(
@@ -27,21 +31,23 @@ class Decoder:
     ) -> None:
         """Decode pairs of row and bytes into `out` [N, H, W, C].
 
-        Cancelling this call saves what no thread has begun.
+        Where this is cancelled or an image is bad, the threads begin no other image of it.
 
         Raises: InvalidRequest naming the image.
         """
         loop = asyncio.get_running_loop()
-        shares = [
-            images[start :: self._threads] for start in range(min(self._threads, len(images)))
-        ]
+        wanted = Event()
+        wanted.set()
         futures = [
-            loop.run_in_executor(self._pool, _decode_into, share, spec, self._limits, out)
-            for share in shares
+            loop.run_in_executor(
+                self._pool, _decode_into, images[at : at + SHARE], spec, self._limits, out, wanted
+            )
+            for at in range(0, len(images), SHARE)
         ]
         try:
             await asyncio.gather(*futures)
         finally:
+            wanted.clear()
             for future in futures:
                 future.cancel()
 
@@ -51,9 +57,15 @@ class Decoder:
 
 
 def _decode_into(
-    images: Sequence[tuple[int, bytes]], spec: InputSpec, limits: Limits, out: NDArray[np.uint8]
+    images: Sequence[tuple[int, bytes]],
+    spec: InputSpec,
+    limits: Limits,
+    out: NDArray[np.uint8],
+    wanted: Event,
 ) -> None:
     for row, data in images:
+        if not wanted.is_set():
+            return
         try:
             out[row] = decode(data, spec, limits)
         except ImageError as error:

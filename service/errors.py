@@ -4,9 +4,11 @@ ConvoyError
 ├── RequestError              one call fails, the service lives
 │   ├── InvalidRequest        the caller's mistake
 │   ├── ModelNotFound         no such model or version
-│   ├── Overloaded            no room in the queue; try again after `retry_after`
+│   ├── Overloaded
+│   │   ├── QueueFull         no room in the queue; try again after `retry_after`
+│   │   └── QueueTooLong      the wait would outlast the deadline; as above
 │   ├── DeadlineExceeded      the caller's deadline has passed
-│   ├── Draining              the service is about to stop
+│   ├── NotServing            the service is starting, or about to stop
 │   └── ModelFailure          the model broke its contract; `detail` is for the log only
 └── StartupError              the service does not start
     ├── UsageError            a wrong setting, a port in use, nothing to serve: exit code 2
@@ -31,19 +33,27 @@ class ModelNotFound(RequestError):
 
 
 class Overloaded(RequestError):
-    """The queue is full and nothing was done; `retry_after` is in seconds."""
+    """Nothing was done, for lack of room or time; `retry_after` is in seconds."""
 
     def __init__(self, text: str, *, retry_after: float) -> None:
         super().__init__(text)
         self.retry_after = retry_after
 
 
+class QueueFull(Overloaded):
+    """There is no room for the request now."""
+
+
+class QueueTooLong(Overloaded):
+    """The requests ahead would take longer than what is left of the deadline."""
+
+
 class DeadlineExceeded(RequestError):
     """The deadline passed before the network ran."""
 
 
-class Draining(RequestError):
-    """The service is stopping; another replica may answer."""
+class NotServing(RequestError):
+    """The service is starting or stopping; another replica may answer."""
 
 
 class ModelFailure(RequestError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from time import monotonic
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
@@ -43,13 +44,15 @@ class HttpServer:
         self, address: str, registry: CollectorRegistry, pulse: Pulse, ready: Callable[[], bool]
     ) -> None:
         host, _, port = address.rpartition(":")
-        app = _application(make_wsgi_app(registry), pulse, ready)
         try:
-            self._server = make_server(host.strip("[]"), int(port), app, _Server, _Handler)
+            family = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0][0]
+            kind = type("_Server", (_Server,), {"address_family": family})
+            self._server = kind((host.strip("[]"), int(port)), _Handler)
         except OSError as error:
             raise UsageError(
                 f"http-address: cannot listen on {address}: {error.strerror}"
             ) from None
+        self._server.set_app(_application(make_wsgi_app(registry), pulse, ready))
         self.port: int = self._server.server_port
         self._thread = threading.Thread(
             target=self._server.serve_forever,
@@ -90,6 +93,16 @@ def _application(metrics: Any, pulse: Pulse, ready: Callable[[], bool]) -> Any:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's own, which asks the name service who we are and may wait for it.
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a prober that hangs up is no event."""
 
 
 class _Handler(WSGIRequestHandler):

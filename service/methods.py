@@ -9,64 +9,74 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from time import monotonic
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from convoy.imaging import InputSpec
 from convoy.v1 import image_classifier_pb2 as pb
-from service.batching import Item
+from service.deadlines import why_gone
 from service.decoding import Decoder
 from service.errors import (
     DeadlineExceeded,
-    Draining,
     InvalidRequest,
     ModelFailure,
     ModelNotFound,
-    Overloaded,
+    NotServing,
+    QueueFull,
+    QueueTooLong,
     RequestError,
 )
 from service.metrics import Metrics
+from service.replies import answer, describe, record_times
 from service.repository import Repository
-from service.served import Rows, Scores, ServedModel
+from service.served import Rows, ServedModel
 from service.status import UNKNOWN_TEXT, pushback_ms, status_of
+from service.streaming import Window
 
 DEFAULT_TOP_K = 5
 MAX_NAME = 128
-# Requests of one stream that are worked on at once: enough to fill the default batch twice.
-STREAM_WINDOW = 64
-# Below this many classes, sorting a Python list beats NumPy's call overhead.
-FEW_CLASSES = 64
+# A reply is put together on the event loop: a larger one would hold everybody else up.
+MAX_SCORES = 16_384
 
 _REASONS = {
     InvalidRequest: "invalid",
     ModelNotFound: "not_found",
-    Overloaded: "queue_full",
-    Draining: "draining",
+    QueueFull: "queue_full",
+    QueueTooLong: "queue_too_long",
+    NotServing: "not_serving",
 }
-_TASKS = {"single-label": pb.TASK_SINGLE_LABEL, "multi-label": pb.TASK_MULTI_LABEL}
 
 log = structlog.get_logger()
 
 
 class ImageClassifier:
-    """Classify, ClassifyStream, ListModels and GetModel."""
+    """Classify, ClassifyStream, ListModels and GetModel.
+
+    Before `serve` and after `drain` every request gets NotServing.
+    """
 
     def __init__(
-        self, models: Repository, decoder: Decoder, metrics: Metrics, *, max_images: int
+        self, decoder: Decoder, metrics: Metrics, *, max_images: int, stream_images: int
     ) -> None:
-        self._models = models
         self._decoder = decoder
         self._metrics = metrics
         self._max_images = max_images
-        self._draining = False
+        self._stream_images = stream_images
+        self._repository: Repository | None = None
+        self._closed = "the service is starting"
+
+    def serve(self, repository: Repository) -> None:
+        """Begin to answer."""
+        self._repository = repository
+        self._closed = ""
 
     def drain(self) -> None:
         """Refuse new requests; let those that wait run at once."""
-        self._draining = True
-        for model in self._models:
+        self._closed = "the service is stopping"
+        for model in self._repository or ():
             model.flush()
 
     async def classify(
@@ -78,7 +88,8 @@ class ImageClassifier:
         """
         self._metrics.in_flight += 1
         try:
-            return await self._classify(request, deadline)
+            model = self._models.get(request.model, request.version)
+            return await self._classify(model, request, deadline)
         except RequestError as error:
             self._note(error, request)
             raise
@@ -92,62 +103,62 @@ class ImageClassifier:
         self, requests: AsyncIterator[pb.ClassifyRequest], *, deadline: float = math.inf
     ) -> AsyncGenerator[pb.ClassifyStreamResponse, None]:
         """Answer each request of a stream in order; a failed one does not end the stream."""
-        window: asyncio.Queue[asyncio.Task[pb.ClassifyStreamResponse] | Exception | None]
-        window = asyncio.Queue(STREAM_WINDOW)
-
-        async def read() -> None:
-            try:
-                async for request in requests:
-                    await window.put(asyncio.create_task(self._outcome(request, deadline)))
-            except Exception as error:
-                await window.put(error)
-            else:
-                await window.put(None)
-
-        reader = asyncio.create_task(read())
-        try:
-            while (outcome := await window.get()) is not None:
-                if isinstance(outcome, Exception):
-                    raise outcome
-                yield await outcome
-        finally:
-            reader.cancel()
-            while not window.empty():
-                if isinstance(left := window.get_nowait(), asyncio.Task):
-                    left.cancel()
+        window = Window[pb.ClassifyRequest, pb.ClassifyStreamResponse](
+            lambda request: self._outcome(request, deadline),
+            lambda request: len(request.images),
+            self._stream_images,
+        )
+        async with aclosing(window.answers(requests)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def list_models(
         self, request: pb.ListModelsRequest, *, deadline: float = math.inf
     ) -> pb.ListModelsResponse:
         """Describe every model."""
-        return pb.ListModelsResponse(models=[self._describe(model) for model in self._models])
+        models = self._models
+        return pb.ListModelsResponse(models=[describe(one, models.default) for one in models])
 
     async def get_model(
         self, request: pb.GetModelRequest, *, deadline: float = math.inf
     ) -> pb.Model:
         """Describe one model. Raises: ModelNotFound, InvalidRequest."""
         try:
-            return self._describe(self._models.get(request.model, request.version))
+            models = self._models
+            return describe(models.get(request.model, request.version), models.default)
         except RequestError as error:
             self._note(error, request)
             raise
 
-    async def _classify(self, request: pb.ClassifyRequest, deadline: float) -> pb.ClassifyResponse:
-        if self._draining:
-            raise Draining("the service is stopping")
-        model = self._models.get(request.model, request.version)
+    @property
+    def _models(self) -> Repository:
+        if self._repository is None or self._closed:
+            raise NotServing(self._closed)
+        return self._repository
+
+    async def _classify(
+        self, model: ServedModel, request: pb.ClassifyRequest, deadline: float
+    ) -> pb.ClassifyResponse:
         top_k = self._check(request, model)
-        count, size = len(request.images), request.ByteSize()
-        with model.admission.admit(count, size, deadline=deadline):
-            start = monotonic()
-            rows, decoded = await self._rows(request.images, model.spec)
-            decode_seconds = monotonic() - start if decoded else 0.0
-            if monotonic() >= deadline:
-                raise DeadlineExceeded("the deadline passed while images were decoded")
-            items = await model.classify(rows, deadline=deadline)
-            response = _answer(request, model, items, top_k)
-            _time(response.timings, model, items, decode_seconds)
-            return response
+        count = len(request.images)
+        size = request.ByteSize() + count * model.spec.nbytes
+        try:
+            _require_time(deadline)
+            with model.admission.admit(count, size, deadline=deadline):
+                start = monotonic()
+                rows, decoded = await self._rows(request.images, model.spec)
+                decode_seconds = monotonic() - start if decoded else 0.0
+                _require_time(deadline)
+                items = await model.classify(rows, deadline=deadline)
+                response = answer(request, model, items, top_k)
+                record_times(response.timings, model, items, decode_seconds)
+                return response
+        except DeadlineExceeded:
+            model.metrics.dropped["deadline"] += 1
+            raise
+        except asyncio.CancelledError:
+            model.metrics.dropped[why_gone(deadline)] += 1
+            raise
 
     def _check(self, request: pb.ClassifyRequest, model: ServedModel) -> int:
         """Check what needs no decoding; returns how many classes to answer with."""
@@ -159,9 +170,14 @@ class ImageClassifier:
                 f"top_k: {request.top_k}, must be 0 (the default) to {classes}, "
                 f"the number of classes of model {model.manifest.name}"
             )
+        top_k = request.top_k or min(DEFAULT_TOP_K, classes)
+        if count * top_k > MAX_SCORES:
+            raise InvalidRequest(
+                f"top_k: {top_k} for each of {count} images, must be {MAX_SCORES:,} in all at most"
+            )
         if len(request.request_id) > MAX_NAME:
             raise InvalidRequest(f"request_id: more than {MAX_NAME} characters")
-        return request.top_k or min(DEFAULT_TOP_K, classes)
+        return top_k
 
     async def _rows(self, images: Sequence[pb.Image], spec: InputSpec) -> tuple[Rows, bool]:
         """Pixels [N, H, W, C] of all images, and whether any had to be decoded."""
@@ -204,25 +220,6 @@ class ImageClassifier:
                 )
             )
 
-    def _describe(self, model: ServedModel) -> pb.Model:
-        manifest = model.manifest
-        quality = manifest.quality[0] if manifest.quality else None
-        return pb.Model(
-            name=manifest.name,
-            version=manifest.version,
-            is_default=manifest.name == self._models.default,
-            task=_TASKS[manifest.task],
-            labels=manifest.labels,
-            height=manifest.input.height,
-            width=manifest.input.width,
-            channels=manifest.input.channels,
-            precision=manifest.precision,
-            provider=model.provider,
-            max_batch_size=model.max_batch_size,
-            test_accuracy=quality.accuracy if quality else 0.0,
-            test_split=quality.split if quality else "",
-        )
-
     def _note(self, error: RequestError, request: pb.ClassifyRequest | pb.GetModelRequest) -> None:
         """Count a refusal; log what the operator has to know and the caller must not."""
         if reason := _REASONS.get(type(error)):
@@ -231,10 +228,15 @@ class ImageClassifier:
             self._metrics.failed["model"] += 1
             log.error(
                 "model_failed",
-                model=request.model or self._models.default,
+                model=request.model or "(default)",
                 detail=error.detail,
                 request_id=getattr(request, "request_id", ""),
             )
+
+
+def _require_time(deadline: float) -> None:
+    if monotonic() >= deadline:
+        raise DeadlineExceeded("the deadline has passed")
 
 
 def _pixels(index: int, pixels: pb.Pixels, spec: InputSpec) -> bytes:
@@ -249,52 +251,3 @@ def _pixels(index: int, pixels: pb.Pixels, spec: InputSpec) -> bytes:
             f"images[{index}].pixels.data: {len(pixels.data)} bytes, must be {spec.nbytes}"
         )
     return pixels.data
-
-
-def _answer(
-    request: pb.ClassifyRequest, model: ServedModel, items: list[Item[Rows, Scores]], top_k: int
-) -> pb.ClassifyResponse:
-    manifest, labels = model.manifest, model.labels
-    response = pb.ClassifyResponse(
-        model=manifest.name, version=manifest.version, request_id=request.request_id
-    )
-    for item in items:
-        for row in item.result.result():
-            classes = response.predictions.add().classes
-            for index, probability in top_classes(row, top_k):
-                classes.add(index=index, label=labels[index], probability=probability)
-    return response
-
-
-def top_classes(row: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
-    """The k most probable classes of one row [K] with their probabilities; ties by index."""
-    if len(row) <= FEW_CLASSES:
-        scores = row.tolist()
-        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:k]
-        return [(index, scores[index]) for index in order]
-    order = np.argsort(-row, kind="stable")[:k].tolist()
-    return list(zip(order, row[order].tolist(), strict=True))
-
-
-def _time(
-    timings: pb.Timings, model: ServedModel, items: list[Item[Rows, Scores]], decode: float
-) -> None:
-    """Write the stages into the reply and observe the very same values."""
-    first = items[0]
-    queue, compute, finished = first.closed - first.enqueued, 0.0, 0.0
-    for item in items:
-        queue = max(queue, item.closed - item.enqueued)
-        compute = max(compute, item.finished - item.closed)
-        finished = max(finished, item.finished)
-    answer = monotonic() - finished
-    timings.queue_us = round(queue * 1e6)
-    timings.compute_us = round(compute * 1e6)
-    timings.answer_us = round(answer * 1e6)
-    stages = model.metrics.stages
-    if decode:
-        timings.decode_us = round(decode * 1e6)
-        stages["decode"].observe(decode)
-    stages["queue"].observe(queue)
-    stages["compute"].observe(compute)
-    stages["answer"].observe(answer)
-    model.metrics.images += sum(item.size for item in items)

@@ -46,7 +46,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STAGES = ("decode", "queue", "compute", "answer")
 DROP_REASONS = ("deadline", "cancelled")
 FAIL_REASONS = ("model", "internal")
-REJECT_REASONS = ("queue_full", "invalid", "not_found", "draining")
+REJECT_REASONS = ("queue_full", "queue_too_long", "invalid", "not_found", "not_serving")
 
 
 class Histogram:
@@ -182,7 +182,7 @@ class Metrics:
         yield _counter("convoy_images", "Images answered.", ("model", "version"), (
             ((one.name, one.version), one.images) for one in models
         ))  # fmt: skip
-        yield _counter("convoy_dropped", "Requests dropped before compute.", ("model", "reason"), (
+        yield _counter("convoy_dropped", "Requests given up unanswered.", ("model", "reason"), (
             ((one.name, reason), count)
             for one in models
             for reason, count in one.dropped.items()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Iterator
 from time import monotonic
-from typing import Any
 
 from convoy.bundle import list_versions
 from service.errors import InvalidRequest, ModelNotFound, UnfitError, UsageError
 from service.loading import load
 from service.metrics import Metrics
 from service.served import ServedModel
-from service.session import Device
+from service.session import Device, NoCudaError
 from service.settings import Settings
+
+MOST_NAMED = 20
 
 
 class Repository:
@@ -22,7 +24,7 @@ class Repository:
         self._models = models
         self.default = default
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
     def get(self, name: str, version: int = 0) -> ServedModel:
@@ -33,14 +35,12 @@ class Repository:
         wanted = name or self.default
         if wanted is None:
             raise InvalidRequest(
-                f"model: name one of {', '.join(self._models)}; this server has no default model"
+                f"model: name one of {_some(self._models)}; this server has no default model"
             )
         model = self._models.get(wanted)
         if model is None or version not in (0, model.manifest.version):
             asked = f"{wanted[:128]!r}" + (f" version {version}" if version else "")
-            have = ", ".join(
-                f"{one.manifest.name} (version {one.manifest.version})" for one in self
-            )
+            have = _some(f"{one.manifest.name} (version {one.manifest.version})" for one in self)
             raise ModelNotFound(f"model {asked}: not found; this server has {have}")
         return model
 
@@ -48,6 +48,13 @@ class Repository:
         """Close every model."""
         for model in self:
             await model.close()
+
+
+def _some(names: Iterable[str]) -> str:
+    """A list for a message, which gRPC bounds with the other trailers at 8 KiB."""
+    every = list(names)
+    more = f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else ""
+    return ", ".join(every[:MOST_NAMED]) + more
 
 
 async def open_repository(settings: Settings, device: Device, metrics: Metrics) -> Repository:
@@ -59,11 +66,11 @@ async def open_repository(settings: Settings, device: Device, metrics: Metrics) 
         raise UsageError(f"models: no such folder: {settings.models}")
     found = list_versions(settings.models)
     if not found:
-        raise UsageError(f"models: no bundle <name>/<version>/manifest.json in {settings.models}")
+        raise UsageError(f"models: no bundle <name>/<version>/ in {settings.models}")
     if settings.default_model is not None and settings.default_model not in found:
         raise UsageError(
             f"default-model: {settings.default_model!r} is not in {settings.models}, "
-            f"which has {', '.join(found)}"
+            f"which has {_some(found)}"
         )
     default = settings.default_model or (next(iter(found)) if len(found) == 1 else None)
     return Repository(await _load_all(settings, found, device, metrics), default=default)
@@ -83,6 +90,8 @@ async def _load_all(
                 max_batch_size=settings.max_batch_size,
                 threads=settings.compute_threads,
             )
+        except NoCudaError:
+            raise  # the same for every model
         except UnfitError as error:
             broken.append(str(error))
             continue

@@ -47,7 +47,6 @@ class ServedModel:
             max_batch_size=self.max_batch_size,
             max_delay=settings.max_delay_ms / 1000,
             on_batch=metrics.batch_size.observe,
-            on_drop=self._count_drop,
         )
         metrics.depth = lambda: self._batcher.depth
 
@@ -77,15 +76,12 @@ class ServedModel:
     async def close(self) -> None:
         """Stop the batcher and let the session go."""
         await self._batcher.close()
-        self._thread.shutdown()
+        self._thread.shutdown(wait=False)
 
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
         return await asyncio.get_running_loop().run_in_executor(
             self._thread, run_rows, self._session, batch, len(self.labels)
         )
-
-    def _count_drop(self, reason: str) -> None:
-        self.metrics.dropped[reason] += 1
 
 
 def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores | Exception]:

@@ -9,6 +9,7 @@ import os
 import signal
 from importlib.metadata import version
 from time import monotonic
+from typing import NoReturn
 
 import structlog
 
@@ -20,7 +21,7 @@ from service.http import HttpServer, Pulse
 from service.methods import ImageClassifier
 from service.metrics import Metrics
 from service.repository import Repository, open_repository
-from service.session import Device, select_device
+from service.session import CPU, Device, NoCudaError, select_device
 from service.settings import Settings
 
 M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
@@ -54,7 +55,13 @@ class Server:
             threads=settings.decode_threads,
         )
         self._repository: Repository | None = None
-        self._classifier: ImageClassifier | None = None
+        self._classifier = ImageClassifier(
+            self._decoder,
+            self.metrics,
+            max_images=settings.max_images_per_request,
+            # One stream alone must not fill the queue.
+            stream_images=max(1, settings.max_queue_size // 4),
+        )
         self._heart: asyncio.Task[None] | None = None
 
     @property
@@ -72,25 +79,18 @@ class Server:
         begin = monotonic()
         self._http.start()
         self._heart = asyncio.create_task(self._beat())
-        device = select_device(self.settings.device)
-        self._report(device)
-        self._repository = await open_repository(self.settings, device, self.metrics)
-        self._classifier = ImageClassifier(
-            self._repository,
-            self._decoder,
-            self.metrics,
-            max_images=self.settings.max_images_per_request,
-        )
-        names = [model.manifest.name for model in self._repository]
-        await self._front.start(self._classifier, names)
+        await self._front.start(self._classifier)
+        self._repository = await self._load()
+        self._classifier.serve(self._repository)
+        await self._front.announce([model.manifest.name for model in self._repository])
         self.metrics.ready = True
         log.info(
             "ready",
             grpc_address=self.grpc_address,
             http_address=self.http_address,
-            models={model.manifest.name: model.manifest.version for model in self._repository},
+            models={one.manifest.name: one.manifest.version for one in self._repository},
+            providers=sorted({one.provider for one in self._repository}),
             default_model=self._repository.default,
-            provider=device.provider,
             seconds=round(monotonic() - begin, 3),
         )
 
@@ -99,16 +99,15 @@ class Server:
         self.metrics.ready = False
         timeout = self.settings.drain_timeout
         log.info("draining", in_flight=self.metrics.in_flight, timeout_seconds=timeout)
-        if self._classifier is not None:
-            self._classifier.drain()
+        self._classifier.drain()
         begin = monotonic()
         complete = await self._front.drain(timeout)
-        await self.close()
         log.info("stopped", complete=complete, seconds=round(monotonic() - begin, 3))
         return complete
 
     async def close(self) -> None:
         """Free threads, sessions and ports."""
+        await self._front.close()
         if self._heart is not None:
             self._heart.cancel()
         if self._repository is not None:
@@ -121,14 +120,19 @@ class Server:
             self._pulse.beat()
             await asyncio.sleep(1.0)
 
-    def _report(self, device: Device) -> None:
-        self.metrics.device_fallback = device.fallback is not None
+    async def _load(self) -> Repository:
+        device = select_device(self.settings.device)
+        try:
+            repository = await open_repository(self.settings, device, self.metrics)
+        except NoCudaError as error:
+            if self.settings.device != "auto":
+                raise
+            device = Device(CPU, fallback=str(error))
+            repository = await open_repository(self.settings, device, self.metrics)
         if device.fallback:
-            log.warning(
-                "running_on_cpu",
-                reason=device.fallback,
-                remedy="install the NVIDIA driver and convoy[gpu], or say --device cpu",
-            )
+            self.metrics.device_fallback = True
+            log.warning("running_on_cpu", reason=device.fallback)
+        return repository
 
 
 def return_freed_memory() -> None:
@@ -141,10 +145,10 @@ def return_freed_memory() -> None:
         ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
-async def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code.
+async def serve(settings: Settings) -> NoReturn:
+    """Serve until SIGTERM or SIGINT, then end the process: with 0 where all was answered, else 1.
 
-    A second signal ends the process at once.
+    A second signal ends it at once.
 
     Raises: StartupError.
     """
@@ -174,4 +178,8 @@ async def serve(settings: Settings) -> int:
         await server.close()
         raise
     await stopping
-    return 0 if await server.drain() else 1
+    complete = await server.drain()
+    # Not an orderly end: a closed connection tells callers UNAVAILABLE, where gRPC's own shutdown
+    # tells those that keep calling CANCELLED; and no thread that still computes for somebody who
+    # was cut off holds it up.
+    os._exit(0 if complete else 1)

@@ -32,7 +32,7 @@ class Device:
 def select_device(wanted: str) -> Device:
     """Resolve auto, cpu, cuda or cuda:N.
 
-    Raises: UnfitError where CUDA was asked for by name and cannot be had.
+    Raises: NoCudaError where CUDA was asked for by name and cannot be had.
     """
     if wanted == "cpu":
         return Device(CPU)
@@ -41,8 +41,8 @@ def select_device(wanted: str) -> Device:
     if reason is None:
         return Device(CUDA, index)
     if wanted == "auto":
-        return Device(CPU, fallback=reason)
-    raise UnfitError(f"device {wanted}: {reason}; {_REMEDY}")
+        return Device(CPU, fallback=f"{reason}; {_REMEDY}")
+    raise NoCudaError(f"device {wanted}: {reason}; {_REMEDY}")
 
 
 def _why_no_cuda(index: int) -> str | None:
@@ -60,10 +60,15 @@ def _why_no_cuda(index: int) -> str | None:
     return None
 
 
+class NoCudaError(UnfitError):
+    """CUDA was asked for and cannot be had."""
+
+
 class Session:
     """A loaded network; `run` may be called from one thread at a time.
 
-    Raises: UnfitError where the file is no classifier, or the session did not get its device.
+    Raises: UnfitError where the file is no classifier; NoCudaError where the session did not get
+    CUDA, which ONNX Runtime itself only logs.
     """
 
     def __init__(self, model: Path, device: Device, *, threads: int) -> None:
@@ -77,9 +82,8 @@ class Session:
             ) from None
         self.provider: str = self._session.get_providers()[0]
         if self.provider != device.provider:
-            # ONNX Runtime only logs that CUDA's libraries did not load, and goes on without them.
-            raise UnfitError(
-                f"{model}: asked for {device.provider}, the session got {self.provider}: "
+            raise NoCudaError(
+                f"asked for {device.provider}, the session got {self.provider}: "
                 f"the CUDA 13 or cuDNN 9 libraries did not load; {_REMEDY}"
             )
         self._check_signature(model)

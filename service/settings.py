@@ -48,7 +48,8 @@ def _device(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Device = Annotated[str, AfterValidator(_device)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]  # gRPC takes no larger
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 class Settings(BaseSettings):
@@ -103,11 +104,11 @@ class Settings(BaseSettings):
         description="Pixels of one encoded image at most; a decoder needs 4 to 10 bytes each.",
     )
     max_message_bytes: Positive = Field(64 * 2**20, description="Bytes of one message at most.")
-    decode_threads: Positive = Field(
+    decode_threads: Threads = Field(
         default_factory=cpu_count,
         description="Threads that decode images. Default: all processors.",
     )
-    compute_threads: Positive = Field(
+    compute_threads: Threads = Field(
         default_factory=cpu_count,
         description="Threads of ONNX Runtime on the CPU, per model. Default: all processors.",
     )
@@ -152,8 +153,6 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         raise UsageError(_one_line(error)) from None
     except SettingsError as error:
         raise UsageError(str(error)) from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from None
 
 
 def _config_file(arguments: Sequence[str]) -> Path | None:
@@ -163,9 +162,14 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
         name = parser.parse_known_args(arguments)[0].config
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
-    if name and not Path(name).is_file():
-        raise UsageError(f"config: no such file: {name}")
-    return Path(name) if name else None
+    if not name:
+        return None
+    try:
+        if "config" in tomllib.loads(Path(name).read_text()):
+            raise UsageError(f"{name}: config: a file cannot name another one")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"config: {name}: {error}") from None
+    return Path(name)
 
 
 def _refuse_unknown_variables() -> None:

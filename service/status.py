@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from convoy.errors import ImageError
 from service import errors
 
 
@@ -24,11 +23,11 @@ class Code(IntEnum):
 
 CODES: dict[type[Exception], Code] = {
     errors.InvalidRequest: Code.INVALID_ARGUMENT,
-    ImageError: Code.INVALID_ARGUMENT,
     errors.ModelNotFound: Code.NOT_FOUND,
-    errors.Overloaded: Code.RESOURCE_EXHAUSTED,
+    errors.QueueFull: Code.RESOURCE_EXHAUSTED,
+    errors.QueueTooLong: Code.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
-    errors.Draining: Code.UNAVAILABLE,
+    errors.NotServing: Code.UNAVAILABLE,
     errors.ModelFailure: Code.INTERNAL,
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from convoy.v1 import image_classifier_pb2_grpc as rpc
@@ -53,6 +56,12 @@ class Running:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
+    def peak_memory(self) -> float:
+        """The most resident memory that the process has had, in bytes."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * float(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
+
     def wait_for_metric(self, value: float, name: str, **labels: str) -> None:
         """Block until a metric has this value."""
         deadline = threading.Event()
@@ -68,51 +77,40 @@ class Running:
 @contextmanager
 def running_server(models: Path, **settings: Any) -> Iterator[Running]:
     """Run the service in a thread of this process, on free ports of 127.0.0.1."""
-    started: list[Server] = []
-    ready, stop = threading.Event(), threading.Event()
-    failure: list[BaseException] = []
+    wanted = {"models": models, "device": "cpu", "drain_timeout": PATIENCE}
+    wanted |= {"grpc_address": "127.0.0.1:0", "http_address": "127.0.0.1:0", **settings}
+    started: queue.Queue[Server | BaseException] = queue.Queue()
+    stop, drained = threading.Event(), []
 
     async def life() -> None:
-        server = Server(
-            Settings(
-                **{
-                    "models": models,
-                    "grpc_address": "127.0.0.1:0",
-                    "http_address": "127.0.0.1:0",
-                    "device": "cpu",
-                    "drain_timeout": PATIENCE,
-                    **settings,
-                }
-            )
-        )
+        server = Server(Settings(**wanted))
         try:
             await server.start()
         except BaseException:
             await server.close()
             raise
-        started.append(server)
-        ready.set()
+        started.put(server)
         await asyncio.to_thread(stop.wait)
-        await server.drain()
+        drained.append(await server.drain())
+        await server.close()
 
     def run() -> None:
         try:
-            asyncio.run(life())
+            uvloop.run(life())
         except BaseException as error:
-            failure.append(error)
-        finally:
-            ready.set()
+            started.put(error)
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert ready.wait(PATIENCE)
+    server = started.get(timeout=PATIENCE)
     try:
-        if failure:
-            raise failure[0]
-        yield Running(started[0].grpc_address, started[0].http_address)
+        if isinstance(server, BaseException):
+            raise server
+        yield Running(server.grpc_address, server.http_address)
     finally:
         stop.set()
         thread.join(PATIENCE)
+    assert drained == [True]
 
 
 def start_process(models: Path, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
@@ -136,7 +134,8 @@ def server_process(models: Path, *arguments: str, **popen: Any) -> Iterator[Runn
                     break
             else:
                 raise AssertionError(f"ended with {process.wait()}: {event['event']}")
+            # A pipe that nobody reads would stop the service once it is full.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
             yield Running(event["grpc_address"], event["http_address"], process)
         finally:
             process.kill()
-            process.stderr.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from time import monotonic
@@ -17,6 +18,7 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from convoy.v1 import image_classifier_pb2 as pb
+from service.deadlines import why_gone
 from service.errors import InvalidRequest, UsageError
 from service.methods import ImageClassifier
 from service.metrics import Metrics
@@ -25,12 +27,11 @@ from service.status import UNKNOWN_TEXT, Code, pushback_ms, status_of
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
+POLL_SECONDS = 0.02
 # While draining: no call for this long means that the callers have gone elsewhere.
 QUIET_SECONDS = 0.1
 # After the last accepted answer: how long callers that keep coming are told UNAVAILABLE.
 LAME_DUCK_SECONDS = 2.0
-# After that: time for gRPC to put the last answers on the wire.
-LINGER_SECONDS = 0.5
 
 log = structlog.get_logger()
 
@@ -77,8 +78,9 @@ class GrpcioFront:
         )
         self._metrics = metrics
         self._health = Health()
-        self._unanswered = 0
+        self._draining = False
         self._arrived = 0
+        self._accepted = 0
         try:
             self.port: int = self._server.add_insecure_port(address)
         except RuntimeError:
@@ -87,43 +89,62 @@ class GrpcioFront:
                 "not this machine's"
             ) from None
 
-    async def start(self, classifier: ImageClassifier, models: list[str]) -> None:
-        """Begin to answer; `models` are the names that the health service knows."""
+    async def start(self, classifier: ImageClassifier) -> None:
+        """Begin to take calls; health says NOT_SERVING until `announce`."""
         self._server.add_generic_rpc_handlers([self._handlers(classifier)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (SERVICE, HEALTH, reflection.SERVICE_NAME), self._server
         )
+        for name in self._health.names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.start()
+
+    async def announce(self, models: list[str]) -> None:
+        """Say SERVING for the server, the service and each model."""
         self._health.names = ("", SERVICE, *models)
         for name in self._health.names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        await self._server.start()
 
     async def drain(self, timeout: float) -> bool:
-        """Say NOT_SERVING, answer every request that was accepted, then stop.
+        """Say NOT_SERVING, answer every request that was accepted, refuse the others for a while.
 
-        The methods refuse new requests by now. gRPC itself stops only when no call has come for a
-        moment: it ends those that no handler has seen yet with CANCELLED, which tells their callers
-        nothing. Streams that wait for nothing (health watches, idle callers) are cut at the end.
+        The methods refuse new requests by now. Streams that wait for nothing (health watches, idle
+        callers) are not waited for.
 
         Returns: whether all was answered within `timeout` seconds.
         """
+        self._draining = True
         await self._health.enter_graceful_shutdown()
         end = monotonic() + timeout
-        while (now := monotonic()) < end:
+        while self._accepted > 0 and monotonic() < end:
+            await asyncio.sleep(POLL_SECONDS)
+        complete = self._accepted == 0
+        end = min(end, monotonic() + LAME_DUCK_SECONDS)
+        seen = -1
+        while complete and seen != self._arrived and monotonic() < end:
             seen = self._arrived
-            await asyncio.sleep(QUIET_SECONDS)
-            if self._unanswered == 0 and self._arrived == seen:
-                break
-            if self._unanswered == 0:
-                end = min(end, now + LAME_DUCK_SECONDS)
-        complete = self._unanswered == 0
-        await self._server.stop(LINGER_SECONDS if complete else None)
+            await asyncio.sleep(QUIET_SECONDS)  # in which gRPC puts the last answers on the wire
         return complete
 
-    def _arrive(self) -> None:
+    async def close(self) -> None:
+        """Stop at once; calls that no handler has seen yet end with CANCELLED."""
+        await self._server.stop(None)
+
+    def _parse(self, kind: type[Message], data: bytes) -> Message:
+        try:
+            return kind.FromString(data)
+        except DecodeError:
+            self._metrics.rejected["invalid"] += 1
+            name = kind.DESCRIPTOR.full_name
+            raise InvalidRequest(f"the request is not a {name} message") from None
+
+    def _arrive(self) -> int:
+        """Count a request; returns how much of it is to be answered before the end: 1, or 0."""
         self._arrived += 1
-        self._unanswered += 1
+        accepted = 0 if self._draining else 1
+        self._accepted += accepted
+        return accepted
 
     def _handlers(self, classifier: ImageClassifier) -> grpc.GenericRpcHandler:
         unary, stream = self._unary, self._stream
@@ -147,20 +168,23 @@ class GrpcioFront:
         async def handle(data: bytes, context: Context) -> bytes:
             start = monotonic()
             counts.started += 1
-            self._arrive()
+            accepted = self._arrive()
             deadline, code = _deadline(context, start), Code.OK
+            message: Message | None = None
             try:
-                response = await method(_parse(request, data), deadline=deadline)
+                message = self._parse(request, data)
+                del data  # it may be large, and the message holds a copy
+                response = await method(message, deadline=deadline)
                 return response.SerializeToString()
             except asyncio.CancelledError:
                 code = _gone(deadline)
                 raise
             except Exception as error:
                 code = status_of(error)[0]
-                await _abort(context, error)
+                await _abort(context, error, getattr(message, "request_id", ""))
             finally:
                 counts.finish(code.name, monotonic() - start)
-                self._unanswered -= 1
+                self._accepted -= accepted
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -176,21 +200,18 @@ class GrpcioFront:
             start = monotonic()
             counts.started += 1
             deadline, code = _deadline(context, start), Code.OK
-            unanswered = 0
+            accepted: deque[int] = deque()
 
             async def requests() -> AsyncIterator[Message]:
-                nonlocal unanswered
                 async for data in messages:
-                    unanswered += 1
-                    self._arrive()
-                    yield _parse(request, data)
+                    accepted.append(self._arrive())
+                    yield self._parse(request, data)
 
             try:
                 async with aclosing(method(requests(), deadline=deadline)) as responses:
                     async for response in responses:
                         yield response.SerializeToString()
-                        unanswered -= 1
-                        self._unanswered -= 1
+                        self._accepted -= accepted.popleft()
             except (asyncio.CancelledError, GeneratorExit):
                 code = _gone(deadline)
                 raise
@@ -199,16 +220,9 @@ class GrpcioFront:
                 await _abort(context, error)
             finally:
                 counts.finish(code.name, monotonic() - start)
-                self._unanswered -= unanswered
+                self._accepted -= sum(accepted)
 
         return grpc.stream_stream_rpc_method_handler(handle)
-
-
-def _parse(kind: type[Message], data: bytes) -> Message:
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise InvalidRequest(f"the request is not a {kind.DESCRIPTOR.full_name} message") from None
 
 
 def _deadline(context: Context, now: float) -> float:
@@ -217,13 +231,14 @@ def _deadline(context: Context, now: float) -> float:
 
 
 def _gone(deadline: float) -> Code:
-    return Code.DEADLINE_EXCEEDED if monotonic() >= deadline else Code.CANCELLED
+    gone = why_gone(deadline)
+    return Code.DEADLINE_EXCEEDED if gone == "deadline" else Code.CANCELLED
 
 
-async def _abort(context: Context, error: Exception) -> NoReturn:
+async def _abort(context: Context, error: Exception, request_id: str = "") -> NoReturn:
     code, text = status_of(error)
     if text == UNKNOWN_TEXT:
-        log.exception("request_failed")
+        log.exception("request_failed", request_id=request_id)
     pushback = pushback_ms(error)
     trailers = (("grpc-retry-pushback-ms", str(pushback)),) if pushback is not None else ()
     await context.abort(grpc.StatusCode[code.name], text, trailers)

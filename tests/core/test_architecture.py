@@ -45,10 +45,11 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     ],
     "service": [
         ("errors", "logs"),
-        ("settings", "status"),
+        ("deadlines", "settings", "status"),
         ("admission", "batching", "decoding", "metrics", "session"),
         ("loading", "served"),
         ("repository",),
+        ("replies", "streaming"),
         ("methods",),
         ("fronts", "http"),
         ("server",),

@@ -296,7 +296,8 @@ def test_versions_are_listed_by_number_and_junk_is_not(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / MANIFEST_FILE).write_text("{}")
     (tmp_path / "empty" / "1").mkdir(parents=True)
-    assert list_versions(tmp_path) == {"Aster": [3], "flowers": [1, 2, 10]}
+    # An empty folder is listed: opening it says what is missing, which silence would not.
+    assert list_versions(tmp_path) == {"Aster": [3], "empty": [1], "flowers": [1, 2, 10]}
     assert list_versions(tmp_path / "none") == {}
 
 

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from service.admission import Admission
-from service.errors import Overloaded
+from service.errors import InvalidRequest, QueueFull, QueueTooLong
 
 
 class Clock:
@@ -30,7 +30,7 @@ def make(*, saturated: int = 2, clock: Callable[[], float] = monotonic) -> Admis
 def test_room_is_taken_and_given_back() -> None:
     room = make()
     with room.admit(3, 10, deadline=math.inf):
-        with pytest.raises(Overloaded), room.admit(2, 10, deadline=math.inf):
+        with pytest.raises(QueueFull), room.admit(2, 10, deadline=math.inf):
             pass
         with room.admit(1, 10, deadline=math.inf):
             pass
@@ -42,7 +42,7 @@ def test_bytes_count_as_images_do() -> None:
     room = make()
     with (
         room.admit(1, 60, deadline=math.inf),
-        pytest.raises(Overloaded, match="full"),
+        pytest.raises(QueueFull),
         room.admit(1, 60, deadline=math.inf),
     ):
         pass
@@ -64,14 +64,39 @@ def test_a_wait_longer_than_the_deadline_is_refused_at_once() -> None:
             stack.enter_context(room.admit(1, 0, deadline=math.inf))
         with room.admit(1, 0, deadline=math.inf):
             clock.now += 1.0  # one image in one second
-        with pytest.raises(Overloaded, match=r"3.000 s long") as refusal:
+        with pytest.raises(QueueTooLong, match=r"3.000 s long") as refusal:
             stack.enter_context(room.admit(1, 0, deadline=clock.now + 2.9))
         assert refusal.value.retry_after == pytest.approx(1.5)
         stack.enter_context(room.admit(1, 0, deadline=clock.now + 3.1))
 
 
-def test_a_quiet_service_never_refuses_for_its_pace() -> None:
-    room = make(saturated=3)
-    for _ in range(5):
-        with room.admit(1, 0, deadline=monotonic() + 0.001):
+def test_idle_time_is_no_pace() -> None:
+    clock = Clock()
+    room = make(clock=clock)
+    clock.now += 3600.0
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(room.admit(1, 0, deadline=math.inf))
+        with room.admit(1, 0, deadline=math.inf):
+            clock.now += 1.0
+        stack.enter_context(room.admit(1, 0, deadline=clock.now + 3.1))
+
+
+def test_a_pace_is_forgotten_with_the_load_that_it_was_of() -> None:
+    clock = Clock()
+    room = make(clock=clock)
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(room.admit(1, 0, deadline=math.inf))
+        with room.admit(1, 0, deadline=math.inf):
+            clock.now += 60.0  # large photos
+    with ExitStack() as stack:
+        for _ in range(4):  # small ones
+            stack.enter_context(room.admit(1, 0, deadline=clock.now + 0.1))
+
+
+def test_what_can_never_fit_is_the_callers_mistake() -> None:
+    room = make()
+    for images, size in ((5, 0), (1, 101)):
+        with pytest.raises(InvalidRequest), room.admit(images, size, deadline=math.inf):
             pass

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 
-from convoy.errors import ConvoyError, ImageError
+from convoy.errors import ConvoyError
 from service import errors
 from service.settings import Settings
 from service.status import CODES, Code, pushback_ms, status_of
@@ -24,7 +24,7 @@ def leaves(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def test_every_error_of_a_request_has_a_code() -> None:
-    assert set(leaves(errors.RequestError)) | {ImageError} == set(CODES)
+    assert set(leaves(errors.RequestError)) == set(CODES)
 
 
 def test_startup_errors_never_reach_a_caller() -> None:
@@ -42,8 +42,8 @@ def test_a_model_failure_keeps_its_detail_to_the_log() -> None:
 
 
 def test_only_overload_asks_to_come_back() -> None:
-    assert pushback_ms(errors.Overloaded("full", retry_after=0.25)) == 250
-    assert pushback_ms(errors.Draining("bye")) is None
+    assert pushback_ms(errors.QueueFull("full", retry_after=0.25)) == 250
+    assert pushback_ms(errors.NotServing("bye")) is None
 
 
 def test_the_codes_are_those_of_grpc() -> None:

@@ -1,0 +1,88 @@
+"""What callers get: models described, rows of probabilities turned into labels, stages timed."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convoy.v1 import image_classifier_pb2 as pb
+from service.batching import Item
+from service.served import Rows, Scores, ServedModel
+
+# Below this many classes, sorting a Python list beats NumPy's call overhead.
+FEW_CLASSES = 64
+
+_TASKS = {"single-label": pb.TASK_SINGLE_LABEL, "multi-label": pb.TASK_MULTI_LABEL}
+
+
+def describe(model: ServedModel, default: str | None) -> pb.Model:
+    """A model as ListModels and GetModel show it; `default` is the name of the default model."""
+    manifest = model.manifest
+    quality = manifest.quality[0] if manifest.quality else None
+    return pb.Model(
+        name=manifest.name,
+        version=manifest.version,
+        is_default=manifest.name == default,
+        task=_TASKS[manifest.task],
+        labels=manifest.labels,
+        height=manifest.input.height,
+        width=manifest.input.width,
+        channels=manifest.input.channels,
+        precision=manifest.precision,
+        provider=model.provider,
+        max_batch_size=model.max_batch_size,
+        test_accuracy=quality.accuracy if quality else 0.0,
+        test_split=quality.split if quality else "",
+    )
+
+
+def answer(
+    request: pb.ClassifyRequest, model: ServedModel, items: list[Item[Rows, Scores]], top_k: int
+) -> pb.ClassifyResponse:
+    """Top-k classes of every row, in order."""
+    manifest, labels = model.manifest, model.labels
+    response = pb.ClassifyResponse(
+        model=manifest.name, version=manifest.version, request_id=request.request_id
+    )
+    for item in items:
+        for row in item.result.result():
+            classes = response.predictions.add().classes
+            for index, probability in top_classes(row, top_k):
+                classes.add(index=index, label=labels[index], probability=probability)
+    return response
+
+
+def top_classes(row: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+    """The k most probable classes of one row [K] with their probabilities; ties by index."""
+    if len(row) <= FEW_CLASSES:
+        scores = row.tolist()
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:k]
+        return [(index, scores[index]) for index in order]
+    order = np.argsort(-row, kind="stable")[:k].tolist()
+    return list(zip(order, row[order].tolist(), strict=True))
+
+
+def record_times(
+    timings: pb.Timings, model: ServedModel, items: list[Item[Rows, Scores]], decode: float
+) -> None:
+    """Write the stages into the reply and observe the very same values."""
+    first = items[0]
+    queue, compute, finished = first.closed - first.enqueued, 0.0, 0.0
+    for item in items:
+        queue = max(queue, item.closed - item.enqueued)
+        compute = max(compute, item.finished - item.closed)
+        finished = max(finished, item.finished)
+    answer = monotonic() - finished
+    timings.queue_us = round(queue * 1e6)
+    timings.compute_us = round(compute * 1e6)
+    timings.answer_us = round(answer * 1e6)
+    stages = model.metrics.stages
+    if decode:
+        timings.decode_us = round(decode * 1e6)
+        stages["decode"].observe(decode)
+    stages["queue"].observe(queue)
+    stages["compute"].observe(compute)
+    stages["answer"].observe(answer)
+    model.metrics.images += sum(item.size for item in items)

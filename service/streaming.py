@@ -1,0 +1,63 @@
+"""Answering a stream: several requests at once, the answers in the order of the requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Generic, TypeVar
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class Window(Generic[Request, Answer]):
+    """Works on requests of a stream as they come, while their sizes sum up to `most` at most.
+
+    A request larger than that is worked on alone. While the window is full nothing is read, so the
+    transport's flow control holds the sender back.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Request], Awaitable[Answer]],
+        size: Callable[[Request], int],
+        most: int,
+    ) -> None:
+        self._answer = answer
+        self._size = size
+        self._most = most
+        self._held = 0
+        self._tasks: deque[tuple[asyncio.Task[Answer], int]] = deque()
+        self._changed = asyncio.Event()
+
+    async def answers(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
+        """Yield one answer for each request. Closing this ends the work on all of them."""
+        reader = asyncio.create_task(self._read(requests))
+        reader.add_done_callback(lambda _: self._changed.set())
+        try:
+            while self._tasks or not reader.done():
+                if not self._tasks:
+                    await self._change()
+                    continue
+                yield await self._tasks[0][0]
+                self._held -= self._tasks.popleft()[1]
+                self._changed.set()
+            reader.result()
+        finally:
+            reader.cancel()
+            for task, _ in self._tasks:
+                task.cancel()
+
+    async def _read(self, requests: AsyncIterator[Request]) -> None:
+        async for request in requests:
+            size = self._size(request)
+            while self._tasks and self._held + size > self._most:
+                await self._change()
+            self._held += size
+            self._tasks.append((asyncio.ensure_future(self._answer(request)), size))
+            self._changed.set()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
