@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -55,11 +56,11 @@ def convoy_serve(models: Path, *arguments: str, module: str = "service.cli") -> 
                     break
             else:
                 raise SystemExit(f"{module} did not start: {event['event']}")
-            http = None if module != "service.cli" else event["http_address"]
-            yield Server(process.pid, event["grpc_address"], http)
+            # A pipe that nobody reads would stop the service once it is full.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield Server(process.pid, event["grpc_address"], event["http_address"])
         finally:
             process.terminate()
-            process.stderr.read()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Raw pixels only. Run: python -m benchmarks.prototype MODEL.onnx PORT
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,7 +24,8 @@ SIDE, MAX_BATCH = 32, 32
 async def main(model: str, port: str) -> None:
     """Serve until killed."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = os.cpu_count() or 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     thread, loop = ThreadPoolExecutor(1), asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[bytes, asyncio.Future[np.ndarray]]] = asyncio.Queue()

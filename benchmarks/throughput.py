@@ -21,7 +21,7 @@ import struct
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,12 +29,20 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
 from benchmarks.bundles import write_small_cnn
-from benchmarks.processes import Server, convoy_serve, h2load, prototype, require_h2load
+from benchmarks.processes import (
+    METHOD,
+    Server,
+    convoy_serve,
+    h2load,
+    prototype,
+    require_h2load,
+)
 from convoy.bundle import Bundle
 from convoy.imaging import decode
 from convoy.v1 import image_classifier_pb2 as pb
@@ -141,6 +149,15 @@ def framed(folder: Path, *messages: pb.ClassifyRequest) -> Path:
     return file
 
 
+def require_answers(servers: Iterable[Server], request: pb.ClassifyRequest) -> None:
+    """Stop where one does not answer: the load generator reads no gRPC status."""
+    for server in servers:
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            reply = channel.unary_unary(METHOD + "Classify")(request.SerializeToString())
+        if len(pb.ClassifyResponse.FromString(reply).predictions) != len(request.images):
+            raise SystemExit(f"{server.grpc_address} does not answer")
+
+
 def contenders(
     load: Workload, bundle: Bundle, ours: Server, plain: Server, uncounted: Server, folder: Path
 ) -> list[Contender]:
@@ -202,8 +219,9 @@ def hardware() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
-    libraries = ("onnxruntime-gpu", "grpcio", "protobuf", "pillow", "uvloop")
-    named = ", ".join(f"{name} {version(name)}" for name in libraries)
+    libraries = {name: version(name) for name in ("grpcio", "protobuf", "pillow", "uvloop")}
+    libraries["onnxruntime"] = ort.__version__
+    named = ", ".join(f"{name} {number}" for name, number in libraries.items())
     return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}, {named}"
 
 
@@ -243,10 +261,14 @@ def main() -> None:
             stack.enter_context(prototype(bundle.model_path)),
             stack.enter_context(convoy_serve(folder / "models", module="benchmarks.uncounted")),
         )
-        for load in workloads():
+        loads = workloads()
+        raw = pb.ClassifyRequest(images=[loads[0].image])
+        require_answers(servers, raw)
+        for load in loads:
             found = contenders(load, bundle, *servers, bodies)
             results[load.name] = measure(found, options.rounds, options.seconds)
             print(table({load.name: results[load.name]}), flush=True)
+        require_answers(servers, raw)
     now = datetime.now(UTC)
     text = (
         f"{now:%Y-%m-%d}, {hardware()}; {options.rounds} interleaved rounds\n\n{table(results)}\n"

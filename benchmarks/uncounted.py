@@ -1,4 +1,4 @@
-"""`convoy-serve` with every counter idle: what counting costs is the difference."""
+"""`convoy-serve` whose histograms and call counters are idle: the difference is their cost."""
 
 from __future__ import annotations
 

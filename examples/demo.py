@@ -27,6 +27,7 @@ def service() -> Iterator[tuple[str, str]]:
     command += ["--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=HERE.parent) as process:
         assert process.stderr is not None
+        event = {"event": "it ended without a word"}
         try:
             for line in process.stderr:
                 event = json.loads(line) if line.startswith("{") else {"event": line.strip()}
