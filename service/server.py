@@ -79,7 +79,8 @@ class Server:
         begin = monotonic()
         self._http.start()
         self._heart = asyncio.create_task(self._beat())
-        await self._front.start(self._classifier)
+        max_images = self.settings.max_images_per_request
+        await self._front.start(self._classifier, max_images=max_images)
         self._repository = await self._load()
         self._classifier.serve(self._repository)
         await self._front.announce([model.manifest.name for model in self._repository])

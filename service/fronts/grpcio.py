@@ -23,10 +23,15 @@ from service.errors import InvalidRequest, UsageError
 from service.methods import ImageClassifier
 from service.metrics import Metrics
 from service.status import UNKNOWN_TEXT, Code, pushback_ms, status_of
+from service.wire import has_more_fields
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
+# A message of this size is parsed without a look at it first.
+SMALL_MESSAGE = 2**16
+# More than a request has beside its images.
+OTHER_FIELDS = 16
 POLL_SECONDS = 0.02
 # While draining: no call for this long means that the callers have gone elsewhere.
 QUIET_SECONDS = 0.1
@@ -79,6 +84,7 @@ class GrpcioFront:
         self._metrics = metrics
         self._health = Health()
         self._draining = False
+        self._max_fields = 0
         self._arrived = 0
         self._accepted = 0
         try:
@@ -89,8 +95,9 @@ class GrpcioFront:
                 "not this machine's"
             ) from None
 
-    async def start(self, classifier: ImageClassifier) -> None:
+    async def start(self, classifier: ImageClassifier, *, max_images: int) -> None:
         """Begin to take calls; health says NOT_SERVING until `announce`."""
+        self._max_fields = max_images + OTHER_FIELDS
         self._server.add_generic_rpc_handlers([self._handlers(classifier)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -133,9 +140,10 @@ class GrpcioFront:
 
     def _parse(self, kind: type[Message], data: bytes) -> Message:
         try:
+            if len(data) > SMALL_MESSAGE and has_more_fields(data, self._max_fields):
+                raise InvalidRequest(f"the message has more than {self._max_fields} fields")
             return kind.FromString(data)
         except DecodeError:
-            self._metrics.rejected["invalid"] += 1
             name = kind.DESCRIPTOR.full_name
             raise InvalidRequest(f"the request is not a {name} message") from None
 

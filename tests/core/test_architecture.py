@@ -45,7 +45,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     ],
     "service": [
         ("errors", "logs"),
-        ("deadlines", "settings", "status"),
+        ("deadlines", "settings", "status", "wire"),
         ("admission", "batching", "decoding", "metrics", "session"),
         ("loading", "served"),
         ("repository",),

@@ -114,6 +114,14 @@ def test_bytes_that_are_no_message(server: Running) -> None:
     assert "not a convoy.v1.ClassifyRequest" in failure.value.details()
 
 
+def test_a_message_of_countless_empty_images_is_refused_unparsed(server: Running) -> None:
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        call = channel.unary_unary("/convoy.v1.ImageClassifier/Classify")
+        with pytest.raises(grpc.RpcError, match="more than 272 fields") as failure:
+            call(b"\x1a\x00" * 1_000_000, timeout=PATIENCE)
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize("asked", [{"model": "huge"}, {"version": 1}, {"model": "a" * 500}])
 def test_unknown_models_get_the_list(stub: rpc.ImageClassifierStub, asked: dict[str, str]) -> None:
     code, details = refusal(stub, pb.ClassifyRequest(images=[RED], **asked))

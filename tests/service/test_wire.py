@@ -1,0 +1,32 @@
+"""Counting the fields of serialised messages."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from convoy.v1 import image_classifier_pb2 as pb
+from service.wire import has_more_fields
+
+
+@pytest.mark.parametrize("images", [0, 1, 7, 300])
+def test_the_fields_of_a_request_are_counted(images: int) -> None:
+    request = pb.ClassifyRequest(model="m", images=[pb.Image(encoded=b"x" * 200)] * images, top_k=3)
+    data = request.SerializeToString()
+    assert has_more_fields(data, images + 1)
+    assert not has_more_fields(data, images + 2)
+
+
+def test_every_wire_type_is_stepped_over() -> None:
+    fields = b"\x08\xff\x01", b"\x11" + bytes(8), b"\x1a\x02ab", b"\x25" + bytes(4)
+    data = b"".join(fields)
+    assert has_more_fields(data, 3)
+    assert not has_more_fields(data, 4)
+
+
+def test_what_is_no_message_ends() -> None:
+    noise = random.Random(0)
+    for _ in range(500):
+        has_more_fields(noise.randbytes(noise.randrange(200)), 50)
+    assert not has_more_fields(b"\xff" * 100, 50)
