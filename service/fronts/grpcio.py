@@ -141,11 +141,15 @@ class GrpcioFront:
     def _parse(self, kind: type[Message], data: bytes) -> Message:
         try:
             if len(data) > SMALL_MESSAGE and has_more_fields(data, self._max_fields):
-                raise InvalidRequest(f"the message has more than {self._max_fields} fields")
+                raise self._refusal(f"the message has more than {self._max_fields} fields")
             return kind.FromString(data)
         except DecodeError:
             name = kind.DESCRIPTOR.full_name
-            raise InvalidRequest(f"the request is not a {name} message") from None
+            raise self._refusal(f"the request is not a {name} message") from None
+
+    def _refusal(self, text: str) -> InvalidRequest:
+        self._metrics.rejected["invalid"] += 1
+        return InvalidRequest(text)
 
     def _arrive(self) -> int:
         """Count a request; returns how much of it is to be answered before the end: 1, or 0."""
