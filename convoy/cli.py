@@ -186,3 +186,7 @@ def _positive(text: str) -> float:
     if not (number > 0 and math.isfinite(number)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
