@@ -60,14 +60,16 @@ def test_a_wait_longer_than_the_deadline_is_refused_at_once() -> None:
     clock = Clock()
     room = make(clock=clock)
     with ExitStack() as stack:
-        for _ in range(3):  # more than a batch: the queue is saturated
+        # A batch is two images: the queue is saturated, and with one more batch for the request
+        # itself, five seconds long, 6.25 with the margin.
+        for _ in range(3):
             stack.enter_context(room.admit(1, 0, deadline=math.inf))
         with room.admit(1, 0, deadline=math.inf):
             clock.now += 1.0  # one image in one second
         with pytest.raises(QueueTooLong, match=r"3.000 s long") as refusal:
-            stack.enter_context(room.admit(1, 0, deadline=clock.now + 2.9))
+            stack.enter_context(room.admit(1, 0, deadline=clock.now + 6.2))
         assert refusal.value.retry_after == pytest.approx(1.5)
-        stack.enter_context(room.admit(1, 0, deadline=clock.now + 3.1))
+        stack.enter_context(room.admit(1, 0, deadline=clock.now + 6.3))
 
 
 def test_idle_time_is_no_pace() -> None:
@@ -79,7 +81,7 @@ def test_idle_time_is_no_pace() -> None:
             stack.enter_context(room.admit(1, 0, deadline=math.inf))
         with room.admit(1, 0, deadline=math.inf):
             clock.now += 1.0
-        stack.enter_context(room.admit(1, 0, deadline=clock.now + 3.1))
+        stack.enter_context(room.admit(1, 0, deadline=clock.now + 6.3))
 
 
 def test_a_pace_is_forgotten_with_the_load_that_it_was_of() -> None:
