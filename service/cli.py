@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the settings, serve until told to stop; returns the exit code."""
-    from service.errors import StartupError
-    from service.settings import read_settings
+    try:
+        from service.errors import StartupError
+        from service.settings import read_settings
+    except ModuleNotFoundError as error:
+        print(f"convoy-serve: {error.name} is missing: pip install '.[serve]'", file=sys.stderr)
+        return 2
 
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments)

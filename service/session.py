@@ -16,7 +16,7 @@ from convoy.bundle import INPUT_NAME, OUTPUT_NAME
 from service.errors import ModelFailure, UnfitError
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-_REMEDY = "install the NVIDIA driver and `pip install convoy[gpu]`, or start with --device cpu"
+_REMEDY = "install the NVIDIA driver and Convoy's extra `gpu`, or start with --device cpu"
 
 
 @dataclass(frozen=True, slots=True)

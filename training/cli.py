@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConvoyError as error:
         print(f"convoy-train: {error}", file=sys.stderr)
         return BAD_INPUT
+    except ModuleNotFoundError as error:
+        print(f"convoy-train: {error.name} is missing: pip install '.[train]'", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
