@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -200,10 +199,6 @@ class Metrics:
         )  # fmt: skip
 
 
-class _HasBuckets(Protocol):
-    def buckets(self) -> tuple[list[tuple[str, float]], float]: ...
-
-
 def _counter(
     name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]
 ) -> Metric:
@@ -227,7 +222,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 def _histogram(
-    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], _HasBuckets]]
+    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Histogram]]
 ) -> Metric:
     family = HistogramMetricFamily(name, text, labels=labels)
     for values, histogram in rows:
