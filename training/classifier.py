@@ -20,13 +20,18 @@ class Classifier(nn.Module):
         super().__init__()
         shape = (spec.channels, spec.height, spec.width)
         self.network = make_network(recipe.network, shape, classes)
+        self.mirror_averaging = recipe.mirror_averaging
         self.register_buffer("mean", torch.zeros(1, spec.channels, 1, 1))
         self.register_buffer("std", torch.ones(1, spec.channels, 1, 1))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) to logits (B, K)."""
-        return self.network(self.normalise(images))  # type: ignore[no-any-return]
+        x = self.normalise(images)
+        logits: Tensor = self.network(x)
+        if self.mirror_averaging and not self.training:
+            logits = (logits + self.network(x.flip(-1))) / 2
+        return logits
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 to zero mean and unit deviation per channel."""

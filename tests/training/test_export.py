@@ -53,6 +53,16 @@ def test_graph_takes_any_batch_and_agrees(
     np.testing.assert_allclose(whole.sum(axis=1), 1.0, atol=1e-5)
 
 
+def test_mirror_averaging_is_in_the_graph(finished: Run, source: Source) -> None:
+    recipe = finished.recipe.model_copy(update={"mirror_averaging": True})
+    classifier = Classifier(recipe, source.spec, len(source.labels))
+    classifier.load_state_dict(finished.load()["best"])
+    model = OnnxModel(to_onnx(Deployed(classifier).eval(), source.spec))
+    images = np.random.default_rng(0).integers(0, 256, (3, *source.spec.shape), np.uint8)
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    np.testing.assert_allclose(model(images), model(mirrored), atol=1e-6)
+
+
 def test_manifest_says_where_it_comes_from(bundle: Bundle, finished: Run) -> None:
     manifest = bundle.manifest
     assert (manifest.name, manifest.version, manifest.description) == (
