@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from convoy.imaging import InputSpec
 from training.networks import Prepared, make_network
+from training.objectives import make_objective
 from training.recipe import Recipe
 
 
@@ -19,19 +20,20 @@ class Classifier(nn.Module):
     def __init__(self, recipe: Recipe, spec: InputSpec, classes: int) -> None:
         super().__init__()
         shape = (spec.channels, spec.height, spec.width)
-        self.network = make_network(recipe.network, shape, classes)
+        self.objective = make_objective(recipe)
+        self.network = make_network(recipe.network, shape, self.objective.outputs(classes))
         self.mirror_averaging = recipe.mirror_averaging
         self.register_buffer("mean", torch.zeros(1, spec.channels, 1, 1))
         self.register_buffer("std", torch.ones(1, spec.channels, 1, 1))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) to logits (B, K)."""
+        """uint8 (B, C, H, W) to the outputs (B, O) that the objective reads."""
         x = self.normalise(images)
-        logits: Tensor = self.network(x)
+        outputs: Tensor = self.network(x)
         if self.mirror_averaging and not self.training:
-            logits = (logits + self.network(x.flip(-1))) / 2
-        return logits
+            outputs = (outputs + self.network(x.flip(-1))) / 2
+        return outputs
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 to zero mean and unit deviation per channel."""

@@ -59,8 +59,8 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, C) to float32 (N, K)."""
-        logits: Tensor = self.classifier(images.permute(0, 3, 1, 2))
-        return logits.softmax(dim=1)
+        outputs: Tensor = self.classifier(images.permute(0, 3, 1, 2))
+        return self.classifier.objective.probabilities(outputs)
 
     @torch.inference_mode()
     def predict(self, images: NDArray[np.uint8]) -> Probabilities:
@@ -96,7 +96,7 @@ def export_run(
         version=next_version(models, name),
         description=run.recipe.description,
         license=run.recipe.license,
-        task="single-label",
+        task="multi-label" if run.recipe.objective == "multi-label" else "single-label",
         labels=source.labels,
         input=source.spec,
         precision="fp32",

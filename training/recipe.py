@@ -94,6 +94,9 @@ class Recipe(_Table):
     """`folder` without a test folder: share of the images held out to measure the result."""
 
     network: Network = Network()
+    objective: Literal["softmax", "sigmoid", "multi-label", "margin"] = "softmax"
+    """What the outputs mean: `softmax` one class of many; `sigmoid` one of two, from one output;
+    `multi-label` any number of labels; `margin` lengths of capsules."""
     mirror_averaging: bool = False
     """Classify each image together with its mirror image and average the logits: half a point of
     accuracy for twice the work, which the exported graph does too. Not while training."""
@@ -108,6 +111,7 @@ class Recipe(_Table):
     weight_decay: NonNegative = 5e-4
     """Of weights; biases and normalisation are left alone."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of each target that is spread evenly over the classes; not for `margin`."""
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     warmup_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
     """`one-cycle` only: share of the steps during which the learning rate rises."""

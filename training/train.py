@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -156,15 +155,15 @@ def train_epoch(
             x = augment(images[rows]).to(device, memory_format=torch.channels_last)
             y = labels[rows].to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits = model(x).float()  # (B, K)
-            loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+                outputs = model(x).float()
+            loss = model.objective.loss(outputs, y)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             state.schedule.step()
 
             loss_sum += loss.item() * len(rows)
-            right += int((logits.argmax(dim=1) == y).sum())
+            right += int(model.objective.right(outputs, y).sum())
             seen += len(rows)
             bar.set_postfix(loss=f"{loss_sum / seen:.3f}", acc=f"{right / seen:.1%}", refresh=False)
             bar.update(len(rows))
@@ -178,16 +177,16 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, split: Labelled, device: torch.device) -> tuple[float, float]:
+def evaluate(model: Classifier, split: Labelled, device: torch.device) -> tuple[float, float]:
     """Mean loss and accuracy in fp32, which is what will be exported."""
     model.eval()
     loss, right = 0.0, 0
     images, labels = to_tensors(split)
     for start in range(0, len(split), EVALUATION_BATCH):
         x, y = (part[start : start + EVALUATION_BATCH] for part in (images, labels))
-        logits = model(x.to(device, memory_format=torch.channels_last)).cpu()
-        loss += F.cross_entropy(logits, y, reduction="sum").item()
-        right += int((logits.argmax(dim=1) == y).sum())
+        outputs = model(x.to(device, memory_format=torch.channels_last)).cpu()
+        loss += model.objective.loss(outputs, y).item() * len(y)
+        right += int(model.objective.right(outputs, y).sum())
     return loss / len(split), right / len(split)
 
 

@@ -59,7 +59,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     "training": [
         ("errors",),
         ("recipe",),
-        ("augment", "datasets", "networks"),
+        ("augment", "datasets", "networks", "objectives"),
         ("classifier", "measure", "runs"),
         ("report", "train"),
         ("evaluate", "export"),

@@ -69,7 +69,7 @@ def test_weights_move_once_per_step(source: Source, splits: Splits) -> None:
     network = {"name": "cnn", "filters": [4], "hidden": None, "dropout": 0.0}
     recipe = tiny_recipe(
         network=network, augmentation={}, batch_size=1000, momentum=0.0, weight_decay=0.0,
-        schedule="cosine",
+        schedule="cosine", precision="fp32",
     )  # fmt: skip
     images, labels = to_tensors(splits.train)
     model = Classifier(recipe, source.spec, len(source.labels))
