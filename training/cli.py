@@ -47,15 +47,20 @@ def make_parser() -> argparse.ArgumentParser:
     _add_fit(commands.add_parser("fit", help="train a network and export it"))
     _add_export(commands.add_parser("export", help="write a bundle from a run's best epoch"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a bundle on test images"))
+    _add_preview(commands.add_parser("preview", help="draw training images and augmented ones"))
     return parser
 
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_fit)
-    parser.add_argument("recipe", help="a shipped recipe's name or the path of a TOML file")
+    _add_recipe(parser)
     _add_outputs(parser)
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run of --run")
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a shipped recipe's name or the path of a TOML file")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="change one key of the recipe; may be repeated",
@@ -92,6 +97,21 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--split", metavar="NAME", help="only this test split")
     parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _add_preview(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_preview)
+    _add_recipe(parser)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="a PNG file")
+    parser.add_argument("--images", type=_count, default=8, help="rows (default: 8)")
+    parser.add_argument("--versions", type=_count, default=6, help="of each (default: 6)")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _fit(arguments: argparse.Namespace) -> None:
@@ -172,6 +192,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     else:
         labels = bundle.manifest.labels
         print("\n\n".join(describe_quality(quality, labels) for quality in measured))
+
+
+def _preview(arguments: argparse.Namespace) -> None:
+    from training.datasets import open_source
+    from training.datasets.location import find_data
+    from training.preview import write_preview
+    from training.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    data = find_data(recipe.source, arguments.data, download=arguments.download)
+    source = open_source(recipe, data, download=arguments.download)
+    images, versions = arguments.images, arguments.versions
+    write_preview(source, recipe, arguments.out, images=images, versions=versions)
+    print(arguments.out)
 
 
 def _show(bundle: Bundle) -> None:

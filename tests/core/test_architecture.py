@@ -62,9 +62,10 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("augment", "datasets", "networks", "objectives"),
         ("classifier", "measure", "runs"),
         ("report", "train"),
-        ("evaluate", "export"),
+        ("evaluate", "export", "preview"),
         ("",),
         ("cli",),
+        ("__main__",),
     ],
 }
 PACKAGES = list(LAYERS)
