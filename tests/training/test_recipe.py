@@ -82,7 +82,7 @@ def test_differing_keys_are_dotted() -> None:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ({"name": "resnet"}, "there is no 'resnet', only cnn, fast"),
+        ({"name": "nope"}, "there is no 'nope', only capsnet, cnn"),
         ({"name": "cnn", "filter": [8]}, "unknown key 'filter'; did you mean 'filters'"),
         ({"name": "cnn", "dropout": 2}, "dropout"),
         ({"name": "cnn", "filters": [8] * 6}, "leave stages out"),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from training.errors import TrainingError
+from training.networks.capsnet import CapsNet, CapsNetParameters
 from training.networks.cnn import Cnn, CnnParameters
 from training.networks.fast import Fast, FastParameters
 from training.recipe import Network, describe
@@ -31,6 +32,7 @@ class Entry(NamedTuple):
 
 
 NETWORKS: dict[str, Entry] = {
+    "capsnet": Entry(CapsNetParameters, CapsNet),
     "cnn": Entry(CnnParameters, Cnn),
     "fast": Entry(FastParameters, Fast),
 }
