@@ -69,15 +69,27 @@ class Quality(_Record):
     images: Annotated[int, Field(ge=1)]
     """Images in the split."""
     accuracy: Share
-    """Share of images whose most probable class is right."""
+    """Share of images whose most probable class is right, or all of whose labels are."""
+    accuracy_interval: tuple[Share, Share] | None = None
+    """The accuracy's 95 % interval (Wilson, 1927), for chance in the choice of the images."""
+    top5_accuracy: Share | None = None
+    """Share of images whose class is among the five most probable; null for up to five classes."""
     calibration_error: Share
     """Expected calibration error over 15 equal-width bins of confidence (Guo et al., 2017)."""
     precision: tuple[Share, ...]
     """Per class; 0 for a class that is never predicted."""
     recall: tuple[Share, ...]
     """Per class; 0 for a class without images."""
+    f1: tuple[Share, ...] = ()
+    """Per class: the harmonic mean of precision and recall."""
+    macro_f1: Share | None = None
+    """Mean F1 of the classes."""
+    roc_auc: tuple[Share | None, ...] = ()
+    """Per class, area under the ROC curve, where there are two classes or several labels at once;
+    null for a class that all images have, or none."""
     confusion: tuple[tuple[int, ...], ...]
-    """[K][K] counts: row = the right class, column = the predicted one."""
+    """[K][K] counts: row = the right class, column = the predicted one; empty for several labels
+    at once."""
 
 
 class Baseline(_Record):
@@ -137,7 +149,9 @@ class Manifest(_Record):
     def _figures_are_per_label(self) -> Manifest:
         lists: list[tuple[object, ...]] = []
         for quality in self.quality:
-            lists += [quality.precision, quality.recall, quality.confusion, *quality.confusion]
+            lists += [quality.precision, quality.recall, *quality.confusion]
+            optional = (quality.f1, quality.roc_auc, quality.confusion)
+            lists += [figures for figures in optional if figures]
         if self.baseline is not None:
             lists.append(self.baseline.class_shares)
         if any(len(figures) != len(self.labels) for figures in lists):

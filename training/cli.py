@@ -209,8 +209,10 @@ def _preview(arguments: argparse.Namespace) -> None:
 
 
 def _show(bundle: Bundle) -> None:
+    from training.evaluate import describe_totals
+
     for quality in bundle.manifest.quality:
-        print(f"{quality.split}: {quality.accuracy:.2%} of {quality.images:,} images right")
+        print(describe_totals(quality))
     print(bundle.path)
 
 

@@ -11,6 +11,7 @@ from training.datasets import Split, open_source
 from training.datasets.folder import class_names, list_images, read_images
 from training.errors import TrainingError
 from training.measure import OnnxModel, measure
+from training.metrics import wilson_interval
 from training.recipe import Recipe, parse_recipe
 
 
@@ -27,8 +28,8 @@ def evaluate_bundle(
         tests = [split for split in tests if split.name == only]
         if not tests:
             raise TrainingError(f"{data}: has no test split {only!r}, only {names}")
-    model = OnnxModel(bundle.model_path)
-    return [measure(split, model.predict(split.images)) for split in tests]
+    model, batch = OnnxModel(bundle.model_path), bundle.manifest.max_batch_size
+    return [measure(split, model.predict(split.images, batch)) for split in tests]
 
 
 def trained_recipe(bundle: Bundle) -> Recipe:
@@ -68,17 +69,42 @@ def folder_split(manifest: Manifest, data: Path) -> Split:
 
 
 def describe_quality(quality: Quality, labels: tuple[str, ...]) -> str:
-    """A split's figures as text: totals, a table of classes, the confusion matrix."""
+    """A split's figures as text: totals, a table of classes, the confusion matrix if there is."""
     width = max(len(label) for label in labels)
     cell = max(len(str(quality.images)), 5)
-    lines = [
-        f"{quality.split}: {quality.accuracy:.2%} of {quality.images:,} images right, "
-        f"calibration error {quality.calibration_error:.4f}",
-        "",
-        f"{'class':{width}}  precision  recall  predicted as (same order as the rows)",
-    ]
+    columns: dict[str, tuple[float | None, ...]] = {
+        "precision": quality.precision,
+        "recall": quality.recall,
+        "F1": quality.f1,
+        "ROC-AUC": quality.roc_auc,
+    }
+    columns = {name: figures for name, figures in columns.items() if figures}
+    head = "".join(f"{name:>11}" for name in columns)
+    if quality.confusion:
+        head += "  predicted as (same order as the rows)"
+    lines = [describe_totals(quality), "", f"{'class':{width}}{head}"]
     for index, label in enumerate(labels):
-        counts = " ".join(f"{count:{cell}}" for count in quality.confusion[index])
-        precision, recall = quality.precision[index], quality.recall[index]
-        lines.append(f"{label:{width}}  {precision:9.1%}  {recall:6.1%}  {counts}")
+        figures = [column[index] for column in columns.values()]
+        shares = "".join(f"{'-' if one is None else f'{one:.1%}':>11}" for one in figures)
+        row = quality.confusion[index] if quality.confusion else ()
+        counts = "".join(f" {count:{cell}}" for count in row)
+        lines.append(f"{label:{width}}{shares} {counts}".rstrip())
     return "\n".join(lines)
+
+
+def describe_totals(quality: Quality) -> str:
+    """A split's figures over all classes, in one line."""
+    parts = [f"{quality.split}: {describe_accuracy(quality)} of {quality.images:,} images right"]
+    if quality.top5_accuracy is not None:
+        parts.append(f"{quality.top5_accuracy:.2%} in the first five")
+    if quality.macro_f1 is not None:
+        parts.append(f"macro F1 {quality.macro_f1:.4f}")
+    parts.append(f"calibration error {quality.calibration_error:.4f}")
+    return ", ".join(parts)
+
+
+def describe_accuracy(quality: Quality) -> str:
+    """The accuracy with its 95 % interval; measured again where a manifest is older than that."""
+    right = round(quality.accuracy * quality.images)
+    low, high = quality.accuracy_interval or wilson_interval(right, quality.images)
+    return f"{quality.accuracy:.2%} (95% interval {low:.2%} to {high:.2%})"

@@ -31,7 +31,8 @@ from training.classifier import Classifier
 from training.datasets import Split, open_source
 from training.datasets.folder import SUFFIXES, read_image
 from training.errors import TrainingError
-from training.measure import OnnxModel, Probabilities, baseline, measure
+from training.measure import OnnxModel, baseline, measure
+from training.metrics import Probabilities
 from training.report import render_report
 from training.runs import Run
 

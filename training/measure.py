@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,19 @@ from numpy.typing import NDArray
 
 from convoy.bundle import INPUT_NAME, OUTPUT_NAME, Baseline, Quality
 from training.datasets import Split
+from training.metrics import (
+    Probabilities,
+    calibration_error,
+    confusion_matrix,
+    decide,
+    per_class,
+    roc_auc,
+    top_accuracy,
+    wilson_interval,
+)
 
 BATCH = 64
-CALIBRATION_BINS = 15
 BASELINE_BINS = 20
-
-Probabilities = NDArray[np.float32]
-"""[N, K]"""
 
 
 class OnnxModel:
@@ -33,24 +40,35 @@ class OnnxModel:
         answer: list[Any] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images})
         return np.asarray(answer[0])
 
-    def predict(self, images: NDArray[np.uint8]) -> Probabilities:
-        """Any number of images, in batches."""
-        starts = range(0, len(images), BATCH)
-        return np.concatenate([self(images[start : start + BATCH]) for start in starts])
+    def predict(self, images: NDArray[np.uint8], batch: int | None = None) -> Probabilities:
+        """Any number of images, in batches; `batch` is the largest that the model bears."""
+        step = min(BATCH, batch or BATCH)
+        return np.concatenate([self(images[i : i + step]) for i in range(0, len(images), step)])
 
 
-def measure(split: Split, probabilities: Probabilities) -> Quality:
-    """Accuracy, calibration and confusion on one test split."""
-    confusion = confusion_matrix(split.labels, probabilities)
-    right = np.diag(confusion)
+def measure(
+    split: Split, probabilities: Probabilities, thresholds: Sequence[float] | None = None
+) -> Quality:
+    """Accuracy, calibration and the figures of each class on one test split."""
+    labels, several = split.labels, split.labels.ndim == 2
+    truth, given = decide(labels, probabilities, thresholds)
+    right = int((truth == given).all(axis=1).sum())
+    precision, recall, f1 = (tuple(figures.tolist()) for figures in per_class(truth, given))
+    classes = truth.shape[1]
+    curves = range(classes) if several or classes == 2 else ()
     return Quality(
         split=split.name,
         images=len(split),
-        accuracy=float(right.sum() / len(split)),
-        calibration_error=calibration_error(split.labels, probabilities),
-        precision=tuple((right / np.maximum(confusion.sum(axis=0), 1)).tolist()),
-        recall=tuple((right / np.maximum(confusion.sum(axis=1), 1)).tolist()),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        accuracy=right / len(split),
+        accuracy_interval=wilson_interval(right, len(split)),
+        top5_accuracy=None if several or classes <= 5 else top_accuracy(labels, probabilities, 5),
+        calibration_error=calibration_error(labels, probabilities),
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        macro_f1=sum(f1) / classes,
+        roc_auc=tuple(roc_auc(truth[:, k], probabilities[:, k]) for k in curves),
+        confusion=() if several else tuple(map(tuple, confusion_matrix(labels, probabilities))),
     )
 
 
@@ -63,31 +81,3 @@ def baseline(split: Split, probabilities: Probabilities) -> Baseline:
         class_shares=tuple((classes / len(split)).tolist()),
         confidence_shares=tuple((confidences / len(split)).tolist()),
     )
-
-
-def confusion_matrix(labels: NDArray[np.int64], probabilities: Probabilities) -> NDArray[np.int64]:
-    """[K, K] counts: row = the right class, column = the predicted one."""
-    classes = probabilities.shape[1]
-    cells = labels * classes + probabilities.argmax(axis=1)
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
-
-
-def reliability(
-    labels: NDArray[np.int64], probabilities: Probabilities
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Per bin of confidence: mean confidence, accuracy (both 0 where empty), number of images."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
-    # Bins are (lower, upper], as in the paper; a confidence of 0 cannot occur.
-    bins = np.ceil(confidence * CALIBRATION_BINS).astype(np.int64).clip(1, CALIBRATION_BINS) - 1
-    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
-    filled = np.maximum(counts, 1)
-    mean_confidence = np.bincount(bins, confidence, CALIBRATION_BINS) / filled
-    accuracy = np.bincount(bins, right, CALIBRATION_BINS) / filled
-    return mean_confidence, accuracy, counts
-
-
-def calibration_error(labels: NDArray[np.int64], probabilities: Probabilities) -> float:
-    """Expected calibration error over 15 equal-width bins (Guo et al., 2017)."""
-    confidence, accuracy, counts = reliability(labels, probabilities)
-    return float((counts * np.abs(confidence - accuracy)).sum() / counts.sum())

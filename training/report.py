@@ -12,7 +12,7 @@ import numpy as np
 
 from convoy.bundle import Manifest, Quality
 from training.datasets import Split
-from training.measure import Probabilities, reliability
+from training.metrics import Probabilities, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

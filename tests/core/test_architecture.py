@@ -58,7 +58,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     ],
     "training": [
         ("errors",),
-        ("recipe",),
+        ("metrics", "recipe"),
         ("augment", "datasets", "networks", "objectives"),
         ("classifier", "measure", "runs"),
         ("report", "train"),

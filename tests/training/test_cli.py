@@ -113,7 +113,9 @@ def test_photos_to_bundle(tmp_path: Path, data: Path, capsys: pytest.CaptureFixt
         quality.model_dump(mode="json") for quality in bundle.manifest.quality
     ]
     assert main(again) == 0
-    assert "precision  recall" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "(95% interval " in output
+    assert "macro F1 " in output
 
 
 def test_the_shipped_model_is_as_good_as_its_manifest_says(

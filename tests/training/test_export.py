@@ -12,11 +12,11 @@ from convoy.bundle import Bundle
 from convoy.imaging import decode
 from tests.training.colours import tiny_recipe, write_photos
 from training.classifier import Classifier
-from training.datasets import Source, Split, Splits
+from training.datasets import Source, Splits
 from training.errors import TrainingError
 from training.evaluate import evaluate_bundle
 from training.export import Deployed, export_run, require_parity, to_onnx
-from training.measure import OnnxModel, calibration_error, measure
+from training.measure import OnnxModel
 from training.runs import Run
 from training.train import train
 
@@ -151,15 +151,3 @@ def test_evaluate_one_split(bundle: Bundle, photos: Path) -> None:
     assert len(evaluate_bundle(bundle, photos, only="test-9")) == 1
     with pytest.raises(TrainingError, match="has no test split 'test-8', only test-9"):
         evaluate_bundle(bundle, photos, only="test-8")
-
-
-def test_quality_figures() -> None:
-    labels = np.array([0, 0, 1, 1])
-    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]], np.float32)
-    quality = measure(Split(np.zeros((4, 1, 1, 3), np.uint8), labels, "four"), probabilities)
-    assert quality.confusion == ((1, 1), (0, 2))
-    assert quality.accuracy == 0.75
-    assert quality.precision == (1.0, pytest.approx(2 / 3))
-    assert quality.recall == (0.5, 1.0)
-    # Four bins of one image each: |0.9 - 1|, |0.6 - 0|, |0.8 - 1|, |0.7 - 1|, averaged.
-    assert calibration_error(labels, probabilities) == pytest.approx(0.3)
