@@ -12,6 +12,8 @@ from training.errors import TrainingError
 from training.networks.capsnet import CapsNet, CapsNetParameters
 from training.networks.cnn import Cnn, CnnParameters
 from training.networks.fast import Fast, FastParameters
+from training.networks.lenet import LeNet, LeNetParameters
+from training.networks.mlp import Mlp, MlpParameters
 from training.recipe import Network, describe
 
 
@@ -35,6 +37,8 @@ NETWORKS: dict[str, Entry] = {
     "capsnet": Entry(CapsNetParameters, CapsNet),
     "cnn": Entry(CnnParameters, Cnn),
     "fast": Entry(FastParameters, Fast),
+    "lenet": Entry(LeNetParameters, LeNet),
+    "mlp": Entry(MlpParameters, Mlp),
 }
 
 

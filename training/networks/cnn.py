@@ -1,13 +1,21 @@
-"""The CNN of the textbooks: stages of convolution, ReLU and max-pool, then dropout and linear."""
+"""The CNN of the textbooks: stages of convolution, activation and pooling, then linear layers."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from training.networks.layers import ACTIVATIONS, Activation, output_side
+
 Filters = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=15)]
+
+POOLINGS: dict[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]] = {
+    "max": nn.MaxPool2d,
+    "average": nn.AvgPool2d,
+}
 
 
 class CnnParameters(BaseModel):
@@ -16,13 +24,33 @@ class CnnParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     filters: Annotated[tuple[Filters, ...], Field(min_length=1)] = (32, 64, 128)
-    """Of each stage; every stage halves the side."""
-    kernel: Annotated[int, Field(ge=1, le=15)] = 3
-    """Side of the convolutions in pixels; odd."""
+    """Of each stage."""
+    kernel: Side = 3
+    """Side of the convolutions in pixels; odd where borders are padded."""
+    stride: Side = 1
+    """Step of the convolutions in pixels."""
+    borders: Literal["zero", "replicate", "valid"] = "zero"
+    """What a convolution sees beyond the border: zeros, the border again, or it stays inside."""
+    activation: Activation = "relu"
+    """After every convolution and after the hidden layer."""
+    pooling: Literal["max", "average"] = "max"
+    pool_size: Side = 2
+    """Side of the pooled squares, which do not overlap; 1 leaves pooling out."""
     hidden: Annotated[int, Field(ge=1)] | None = 128
     """Units of a linear layer before the last; none leaves it out."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     """Before each linear layer."""
+
+    @model_validator(mode="after")
+    def _padding_is_even(self) -> Self:
+        if self.kernel % 2 == 0 and self.borders != "valid":
+            raise ValueError("an even kernel has no centre: make it odd, or borders = 'valid'")
+        return self
+
+    @property
+    def padding(self) -> int:
+        """Pixels around the image, so that a stride of 1 keeps its size."""
+        return 0 if self.borders == "valid" else self.kernel // 2
 
 
 class Cnn(nn.Sequential):
@@ -32,27 +60,48 @@ class Cnn(nn.Sequential):
         self, input_shape: tuple[int, int, int], classes: int, parameters: CnnParameters
     ) -> None:
         channels, height, width = input_shape
-        shrink = 2 ** len(parameters.filters)
-        if min(height, width) < shrink:
-            raise ValueError(
-                f"{len(parameters.filters)} stages of filters need images of {shrink} pixels "
-                f"a side, these have {height} x {width}; leave stages out"
-            )
+        activation = ACTIVATIONS[parameters.activation]
         layers: list[nn.Module] = []
         for filters in parameters.filters:
-            layers += _stage(channels, filters, parameters.kernel)
+            layers += _stage(channels, filters, parameters)
             channels = filters
+        features = channels * _last_side(height, parameters) * _last_side(width, parameters)
         layers.append(nn.Flatten())
-        features = channels * (height // shrink) * (width // shrink)
         if parameters.hidden is not None:
             layers += [nn.Dropout(parameters.dropout), nn.Linear(features, parameters.hidden)]
-            layers.append(nn.ReLU())
+            layers.append(activation())
             features = parameters.hidden
         layers += [nn.Dropout(parameters.dropout), nn.Linear(features, classes)]
         super().__init__(*layers)
 
 
-def _stage(inputs: int, filters: int, kernel: int) -> list[nn.Module]:
-    """(B, inputs, S, S) to (B, filters, S/2, S/2)."""
-    conv = nn.Conv2d(inputs, filters, kernel, padding="same")
-    return [conv, nn.ReLU(), nn.MaxPool2d(2)]
+def _stage(inputs: int, filters: int, parameters: CnnParameters) -> list[nn.Module]:
+    """(B, inputs, H, W) to (B, filters, H', W')."""
+    conv = nn.Conv2d(
+        inputs,
+        filters,
+        parameters.kernel,
+        stride=parameters.stride,
+        padding=parameters.padding,
+        padding_mode="replicate" if parameters.borders == "replicate" else "zeros",
+    )
+    layers = [conv, ACTIVATIONS[parameters.activation]()]
+    if parameters.pool_size > 1:
+        layers.append(POOLINGS[parameters.pooling](parameters.pool_size))
+    return layers
+
+
+def _last_side(side: int, parameters: CnnParameters) -> int:
+    """Side of the last stage's maps. Raises: ValueError where nothing is left of them."""
+    last, pool = side, parameters.pool_size
+    for stage in range(1, len(parameters.filters) + 1):
+        last = output_side(
+            last, parameters.kernel, padding=parameters.padding, stride=parameters.stride
+        )
+        last = output_side(last, pool, stride=pool)
+        if last < 1:
+            raise ValueError(
+                f"stage {stage} of {len(parameters.filters)} leaves nothing of images of {side} "
+                "pixels a side; leave stages out"
+            )
+    return last

@@ -1,0 +1,65 @@
+"""Networks: the shapes and the parameters of the textbooks, and every option of the plain CNN."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from training.errors import TrainingError
+from training.networks import make_network
+from training.recipe import Network, load_recipe
+
+OPTIONS: list[dict[str, object]] = [
+    *({"activation": name} for name in ("relu", "sigmoid", "tanh", "gelu", "elu")),
+    {"pooling": "average", "pool_size": 3},
+    {"stride": 2, "pool_size": 1},
+    *({"borders": name} for name in ("zero", "replicate", "valid")),
+    {"hidden": None},
+]
+
+
+def make(name: str, shape: tuple[int, int, int], **parameters: object) -> nn.Module:
+    return make_network(Network.model_validate({"name": name, **parameters}), shape, 10)
+
+
+def parameters_of(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_of_the_plain_cnn_gives_logits(options: dict[str, object]) -> None:
+    network = make("cnn", (3, 32, 30), filters=[4, 8], hidden=options.pop("hidden", 5), **options)
+    assert network(torch.rand(2, 3, 32, 30)).shape == (2, 10)
+
+
+def test_borders_of_the_plain_cnn() -> None:
+    """A kernel of ones over an image of ones: how much each way of padding adds at the corner."""
+    corners = {}
+    for borders in ("zero", "replicate", "valid"):
+        conv = next(make("cnn", (1, 6, 6), filters=[1], borders=borders).children())
+        assert isinstance(conv, nn.Conv2d)
+        nn.init.ones_(conv.weight)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        answer = conv(torch.ones(1, 1, 6, 6))
+        corners[borders] = (answer.shape[-1], answer[0, 0, 0, 0].item())
+    assert corners == {"zero": (6, 4.0), "replicate": (6, 9.0), "valid": (4, 9.0)}
+
+
+def test_an_even_kernel_needs_valid_borders() -> None:
+    with pytest.raises(TrainingError, match="an even kernel has no centre"):
+        make("cnn", (3, 32, 32), kernel=2)
+    assert make("cnn", (3, 32, 32), kernel=2, borders="valid")
+
+
+def test_lenet_has_the_weights_of_the_paper() -> None:
+    """61,706 with C3 fully connected and a linear output; digits of 28 x 28 or 32 x 32 alike."""
+    assert parameters_of(make("lenet", (1, 28, 28))) == 61_706
+    assert make("lenet", (1, 32, 32))(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+    with pytest.raises(TrainingError, match="lenet takes images of at most 32 x 32"):
+        make("lenet", (1, 40, 32))
+
+
+def test_mlp_connects_every_pixel() -> None:
+    network = make_network(load_recipe("mnist-mlp").network, (1, 28, 28), 10)
+    assert parameters_of(network) == 785 * 512 + 513 * 256 + 257 * 10
