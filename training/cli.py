@@ -48,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(commands.add_parser("export", help="write a bundle from a run's best epoch"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a bundle on test images"))
     _add_preview(commands.add_parser("preview", help="draw training images and augmented ones"))
+    _add_runs(commands.add_parser("runs", help="list the runs of a folder"))
     return parser
 
 
@@ -106,6 +107,16 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="a PNG file")
     parser.add_argument("--images", type=_count, default=8, help="rows (default: 8)")
     parser.add_argument("--versions", type=_count, default=6, help="of each (default: 6)")
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_runs)
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", default=Path("runs"))
+    parser.add_argument(
+        "--sort", metavar="KEY", default="started",
+        help="a column's name; best or newest first (default: started)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def _count(text: str) -> int:
@@ -206,6 +217,13 @@ def _preview(arguments: argparse.Namespace) -> None:
     images, versions = arguments.images, arguments.versions
     write_preview(source, recipe, arguments.out, images=images, versions=versions)
     print(arguments.out)
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    from training.listing import describe_runs, list_runs
+
+    rows = list_runs(arguments.folder, sort=arguments.sort)
+    print(json.dumps(rows, indent=2) if arguments.json else describe_runs(rows))
 
 
 def _show(bundle: Bundle) -> None:

@@ -1,4 +1,7 @@
-"""A run's folder: its recipe, environment, log and checkpoint, each written whole or not at all."""
+"""A run's folder: its recipe, environment, log and checkpoint, each written whole or not at all.
+
+PyTorch is imported where it is needed: to list runs takes none.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from training.datasets import Splits
 from training.errors import TrainingError
 from training.recipe import Recipe, differing_keys, parse_recipe
+
+if TYPE_CHECKING:
+    from training.datasets import Splits
 
 RECIPE_FILE = "recipe.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -25,6 +28,9 @@ LOG_FILE = "log.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 
 LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+
+Log = Sequence[Mapping[str, Any]]
+"""An entry per finished epoch."""
 
 
 class Run:
@@ -74,8 +80,10 @@ class Run:
             )
         return run
 
-    def save(self, checkpoint: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
+    def save(self, checkpoint: Mapping[str, Any], log: Log) -> None:
         """Replace the checkpoint and the log. Raises: TrainingError where the disk refuses."""
+        import torch
+
         buffer = io.BytesIO()
         torch.save(dict(checkpoint), buffer)
         self._write(CHECKPOINT_FILE, buffer.getvalue())
@@ -83,6 +91,8 @@ class Run:
 
     def load(self) -> dict[str, Any]:
         """Read the checkpoint. Raises: TrainingError where there is none or it is broken."""
+        import torch
+
         file = self.path / CHECKPOINT_FILE
         try:
             loaded: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -109,6 +119,11 @@ class Run:
             work.unlink(missing_ok=True)
 
 
+def best_entry(log: Log) -> Mapping[str, Any]:
+    """The epoch with the highest validation accuracy; of equals, the one with the lower loss."""
+    return max(log, key=lambda entry: (entry["validation_accuracy"], -entry["validation_loss"]))
+
+
 def new_run_path(recipe_name: str) -> Path:
     """`runs/<recipe>-<time>`, in UTC."""
     return Path("runs") / f"{Path(recipe_name).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -130,6 +145,8 @@ def describe_environment(data: Path, splits: Splits) -> dict[str, Any]:
 
 def describe_hardware() -> str:
     """The processors that train, in a few words."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} cores, {_cpu_name()}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -26,7 +26,8 @@ from training.classifier import Classifier
 from training.datasets import Labelled, Source, Splits
 from training.errors import TrainingError
 from training.recipe import Recipe
-from training.runs import Run
+from training.runs import Log, Run, best_entry
+from training.tracking import tracking
 
 EVALUATION_BATCH = 256
 """Fits the caches of a desktop processor; larger ones gain nothing."""
@@ -126,19 +127,21 @@ def train(run: Run, source: Source, splits: Splits, *, resume: bool = False) -> 
     else:
         run.save(state.checkpoint(), state.log)  # so that there is always one to resume from
 
-    while len(state.log) < recipe.epochs and not out_of_patience(state.log, recipe.patience):
-        epoch = len(state.log) + 1
-        torch.manual_seed(epoch_seed(recipe.seed, epoch))
-        trained = train_epoch(state, recipe, images, labels, device)
-        if not math.isfinite(trained["train_loss"]):
-            raise TrainingError(f"the loss of epoch {epoch} is not finite: lower learning_rate")
-        loss, accuracy = evaluate(model, splits.validation, device)
-        validated = {"validation_loss": loss, "validation_accuracy": accuracy}
-        state.log.append({"epoch": epoch, **trained, **validated})
-        if best_entry(state.log)["epoch"] == epoch:
-            state.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        run.save(state.checkpoint(), state.log)
-        tqdm.write(summary(state.log[-1], recipe.epochs), file=sys.stderr)
+    with tracking(run.path, recipe, state.log) as tracker:
+        while len(state.log) < recipe.epochs and not out_of_patience(state.log, recipe.patience):
+            epoch = len(state.log) + 1
+            torch.manual_seed(epoch_seed(recipe.seed, epoch))
+            trained = train_epoch(state, recipe, images, labels, device)
+            if not math.isfinite(trained["train_loss"]):
+                raise TrainingError(f"the loss of epoch {epoch} is not finite: lower learning_rate")
+            loss, accuracy = evaluate(model, splits.validation, device)
+            validated = {"validation_loss": loss, "validation_accuracy": accuracy}
+            state.log.append({"epoch": epoch, **trained, **validated})
+            if best_entry(state.log)["epoch"] == epoch:
+                state.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            run.save(state.checkpoint(), state.log)
+            tracker.add(state.log[-1])
+            tqdm.write(summary(state.log[-1], recipe.epochs), file=sys.stderr)
     return state
 
 
@@ -149,6 +152,7 @@ def train_epoch(
     model, optimizer = state.model.train(), state.optimizer
     augment = make_augmentation(recipe.augmentation, *images.shape[2:])
     bf16 = autocasts(recipe, device)
+    rate = float(state.schedule.get_last_lr()[0])
     loss_sum, right, seen, started = 0.0, 0, 0, time.monotonic()
     with progress_bar(len(images), f"epoch {len(state.log) + 1}/{recipe.epochs}") as bar:
         for rows in torch.randperm(len(images)).split(recipe.batch_size):  # type: ignore[no-untyped-call]
@@ -171,6 +175,7 @@ def train_epoch(
     return {
         "train_loss": loss_sum / seen,
         "train_accuracy": right / seen,
+        "learning_rate": rate,
         "images_per_second": seen / seconds,
         "seconds": seconds,
     }
@@ -203,12 +208,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
-def best_entry(log: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """The epoch with the highest validation accuracy; of equals, the one with the lower loss."""
-    return max(log, key=lambda entry: (entry["validation_accuracy"], -entry["validation_loss"]))
-
-
-def out_of_patience(log: Sequence[Mapping[str, float]], patience: int | None) -> bool:
+def out_of_patience(log: Log, patience: int | None) -> bool:
     """Whether the last `patience` epochs brought nothing better."""
     return bool(patience and log) and len(log) - best_entry(log)["epoch"] >= (patience or 0)
 

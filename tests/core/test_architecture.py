@@ -61,6 +61,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("metrics", "recipe"),
         ("augment", "datasets", "networks", "objectives"),
         ("classifier", "measure", "runs"),
+        ("listing", "tracking"),
         ("report", "train"),
         ("evaluate", "export", "preview"),
         ("",),

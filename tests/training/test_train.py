@@ -16,10 +16,9 @@ from training.classifier import Classifier
 from training.datasets import Source, Splits
 from training.errors import TrainingError
 from training.recipe import Recipe
-from training.runs import LOG_FILE, Run
+from training.runs import LOG_FILE, Run, best_entry
 from training.train import (
     State,
-    best_entry,
     epoch_seed,
     make_optimizer,
     make_schedule,
