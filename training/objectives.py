@@ -27,8 +27,12 @@ class Objective(ABC):
         return classes
 
     @abstractmethod
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Of each image by itself, (B)."""
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean over the batch, a scalar."""
+        return self.losses(outputs, targets).mean()
 
     @abstractmethod
     def probabilities(self, outputs: Tensor) -> Tensor:
@@ -42,9 +46,11 @@ class Objective(ABC):
 class Softmax(Objective):
     """One class of many: cross-entropy."""
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Of logits (B, K) and indices (B)."""
-        return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(
+            outputs, targets, label_smoothing=self.label_smoothing, reduction="none"
+        )
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Sum to 1."""
@@ -60,11 +66,11 @@ class Sigmoid(Objective):
             raise TrainingError(f"objective: sigmoid needs two classes, the images have {classes}")
         return 1
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Of logits (B, 1) and indices (B)."""
         smooth = self.label_smoothing
         wanted = targets.to(outputs.dtype) * (1 - smooth) + smooth / 2
-        return F.binary_cross_entropy_with_logits(outputs.squeeze(1), wanted)
+        return F.binary_cross_entropy_with_logits(outputs.squeeze(1), wanted, reduction="none")
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Of both classes, (B, 2)."""
@@ -75,11 +81,12 @@ class Sigmoid(Objective):
 class MultiLabel(Objective):
     """Any number of labels at once: binary cross-entropy for each."""
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Of logits (B, K) and 0 or 1 (B, K)."""
         smooth = self.label_smoothing
         wanted = targets.to(outputs.dtype) * (1 - smooth) + smooth / 2
-        return F.binary_cross_entropy_with_logits(outputs, wanted)
+        each = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
+        return each.mean(dim=1)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Of each label by itself."""
@@ -96,13 +103,13 @@ class Margin(Objective):
     Sabour, Frosst, Hinton, "Dynamic Routing Between Capsules", 2017, equation 4.
     """
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Of lengths (B, K) and indices (B)."""
         present = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
         missing = present * F.relu(0.9 - outputs).square()
         # Absent classes weigh half: at the start, shrinking them all would stop the learning.
         excess = 0.5 * (1 - present) * F.relu(outputs - 0.1).square()
-        return (missing + excess).sum(dim=1).mean()
+        return (missing + excess).sum(dim=1)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """A length is its class's probability; they need not sum to 1."""
