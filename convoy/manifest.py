@@ -76,6 +76,8 @@ class Quality(_Record):
     """Share of images whose class is among the five most probable; null for up to five classes."""
     calibration_error: Share
     """Expected calibration error over 15 equal-width bins of confidence (Guo et al., 2017)."""
+    unscaled_calibration_error: Share | None = None
+    """The same without the model's temperature; null where it has none."""
     precision: tuple[Share, ...]
     """Per class; 0 for a class that is never predicted."""
     recall: tuple[Share, ...]
@@ -130,6 +132,9 @@ class Manifest(_Record):
     """Images that may run together without changing each other's answers; null: any number."""
     golden_tolerance: Annotated[float, Field(gt=0.0, le=0.1)]
     """How far a golden probability may be from the recorded one on another machine."""
+    temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """What the graph divides its logits by, fitted on validation images so that a probability is
+    how often the model is right (Guo et al., 2017); null: they are as trained."""
     files: dict[FileName, FileEntry]
     """Every file of the bundle but this one, by name."""
     training: Provenance

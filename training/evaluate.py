@@ -28,8 +28,12 @@ def evaluate_bundle(
         tests = [split for split in tests if split.name == only]
         if not tests:
             raise TrainingError(f"{data}: has no test split {only!r}, only {names}")
-    model, batch = OnnxModel(bundle.model_path), bundle.manifest.max_batch_size
-    return [measure(split, model.predict(split.images, batch)) for split in tests]
+    model, manifest = OnnxModel(bundle.model_path), bundle.manifest
+    answers = [model.predict(split.images, manifest.max_batch_size) for split in tests]
+    return [
+        measure(split, answer, temperature=manifest.temperature)
+        for split, answer in zip(tests, answers, strict=True)
+    ]
 
 
 def trained_recipe(bundle: Bundle) -> Recipe:
@@ -100,6 +104,8 @@ def describe_totals(quality: Quality) -> str:
     if quality.macro_f1 is not None:
         parts.append(f"macro F1 {quality.macro_f1:.4f}")
     parts.append(f"calibration error {quality.calibration_error:.4f}")
+    if quality.unscaled_calibration_error is not None:
+        parts[-1] += f" ({quality.unscaled_calibration_error:.4f} without its temperature)"
     return ", ".join(parts)
 
 

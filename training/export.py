@@ -28,13 +28,14 @@ from convoy.bundle import (
 )
 from convoy.imaging import InputSpec, decode
 from training.classifier import Classifier
-from training.datasets import Split, open_source
+from training.datasets import Split, open_source, split_training
 from training.datasets.folder import SUFFIXES, read_image
 from training.errors import TrainingError
 from training.measure import OnnxModel, baseline, measure
 from training.metrics import Probabilities
 from training.report import render_report
 from training.runs import Run
+from training.temperature import fit_temperature
 
 OPSET = 20
 """The first with Gelu as one operator, which ONNX Runtime computes in one pass."""
@@ -57,11 +58,20 @@ class Deployed(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
+        self.temperature: float | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, C) to float32 (N, K)."""
         outputs: Tensor = self.classifier(images.permute(0, 3, 1, 2))
+        if self.temperature is not None:
+            outputs = outputs / self.temperature
         return self.classifier.objective.probabilities(outputs)
+
+    @torch.inference_mode()
+    def outputs(self, images: NDArray[np.uint8]) -> Tensor:
+        """What the temperature is fitted to: float32 (N, O) of uint8 (N, H, W, C)."""
+        batches = torch.from_numpy(images).permute(0, 3, 1, 2).split(PARITY_BATCHES[-1])  # type: ignore[no-untyped-call]
+        return torch.cat([self.classifier(batch) for batch in batches])
 
     @torch.inference_mode()
     def predict(self, images: NDArray[np.uint8]) -> Probabilities:
@@ -84,6 +94,10 @@ def export_run(
     classifier = Classifier(run.recipe, source.spec, len(source.labels))
     classifier.load_state_dict(checkpoint["best"])
     deployed = Deployed(classifier).eval()
+    if run.recipe.temperature_scaling and classifier.objective.logits:
+        validation = split_training(source, run.recipe).validation
+        outputs, targets = deployed.outputs(validation.images), torch.from_numpy(validation.labels)
+        deployed.temperature = fit_temperature(run.recipe, outputs, targets)
 
     tests = source.tests()
     graph = to_onnx(deployed, source.spec)
@@ -103,9 +117,13 @@ def export_run(
         precision="fp32",
         opset=OPSET,
         golden_tolerance=GOLDEN_TOLERANCE,
+        temperature=deployed.temperature,
         files={},
         training=_provenance(run, checkpoint["log"], classifier),
-        quality=tuple(map(measure, tests, answers)),
+        quality=tuple(
+            measure(split, answer, temperature=deployed.temperature)
+            for split, answer in zip(tests, answers, strict=True)
+        ),
         baseline=baseline(tests[0], answers[0]),
     )
     files = {

@@ -20,6 +20,7 @@ from training.metrics import (
     roc_auc,
     top_accuracy,
     wilson_interval,
+    without_temperature,
 )
 
 BATCH = 64
@@ -47,14 +48,21 @@ class OnnxModel:
 
 
 def measure(
-    split: Split, probabilities: Probabilities, thresholds: Sequence[float] | None = None
+    split: Split,
+    probabilities: Probabilities,
+    thresholds: Sequence[float] | None = None,
+    temperature: float | None = None,
 ) -> Quality:
-    """Accuracy, calibration and the figures of each class on one test split."""
+    """Accuracy, calibration and the figures of each class on one test split.
+
+    `thresholds` and `temperature` are the manifest's.
+    """
     labels, several = split.labels, split.labels.ndim == 2
     truth, given = decide(labels, probabilities, thresholds)
     right = int((truth == given).all(axis=1).sum())
     precision, recall, f1 = (tuple(figures.tolist()) for figures in per_class(truth, given))
     classes = truth.shape[1]
+    raw = None if temperature is None else without_temperature(labels, probabilities, temperature)
     curves = range(classes) if several or classes == 2 else ()
     return Quality(
         split=split.name,
@@ -63,6 +71,7 @@ def measure(
         accuracy_interval=wilson_interval(right, len(split)),
         top5_accuracy=None if several or classes <= 5 else top_accuracy(labels, probabilities, 5),
         calibration_error=calibration_error(labels, probabilities),
+        unscaled_calibration_error=None if raw is None else calibration_error(labels, raw),
         precision=precision,
         recall=recall,
         f1=f1,

@@ -112,3 +112,20 @@ def calibration_error(labels: Labels, probabilities: Probabilities) -> float:
     """Expected calibration error over 15 equal-width bins (Guo et al., 2017)."""
     confidence, accuracy, counts = reliability(labels, probabilities)
     return float((counts * np.abs(confidence - accuracy)).sum() / counts.sum())
+
+
+def without_temperature(
+    labels: Labels, probabilities: Probabilities, temperature: float
+) -> Probabilities:
+    """What a model would answer without its temperature, worked out of its answers."""
+    several = labels.ndim == 2
+    # What float32 rounds to 0 has no logarithm. A sigmoid is cut off near 1 sooner, at half
+    # of the distance from 1 to the number before it.
+    smallest = 3e-8 if several or probabilities.shape[1] == 2 else 1e-38
+    p = probabilities.astype(np.float64)
+    powers = p.clip(smallest) ** temperature
+    if several:  # each label by itself, against its absence
+        total = powers + (1 - p).clip(smallest) ** temperature
+    else:
+        total = powers.sum(axis=1, keepdims=True)
+    return (powers / total).astype(np.float32)

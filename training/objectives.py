@@ -7,6 +7,7 @@ labels may be right at once, 0 and 1 of uint8 (B, K).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from training.recipe import Recipe
 
 class Objective(ABC):
     """How to learn from outputs (B, outputs) and to read them."""
+
+    logits: ClassVar[bool] = True
+    """Whether the outputs are logits, which a temperature can divide."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.label_smoothing = recipe.label_smoothing
@@ -102,6 +106,8 @@ class Margin(Objective):
 
     Sabour, Frosst, Hinton, "Dynamic Routing Between Capsules", 2017, equation 4.
     """
+
+    logits = False
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Of lengths (B, K) and indices (B)."""

@@ -60,7 +60,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("errors",),
         ("metrics", "recipe"),
         ("augment", "datasets", "networks", "objectives"),
-        ("classifier", "measure", "runs"),
+        ("classifier", "measure", "runs", "temperature"),
         ("listing", "tracking"),
         ("report", "train"),
         ("evaluate", "export", "preview"),

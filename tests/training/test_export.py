@@ -47,6 +47,7 @@ def test_graph_takes_any_batch_and_agrees(
 ) -> None:
     images = source.training().images
     model = OnnxModel(bundle.model_path)
+    deployed.temperature = bundle.manifest.temperature
     whole = deployed.predict(images)
     for size in (1, 2, 5, 45):
         np.testing.assert_allclose(model(images[:size]), whole[:size], atol=1e-5)
