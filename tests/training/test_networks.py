@@ -8,6 +8,7 @@ from torch import nn
 
 from training.errors import TrainingError
 from training.networks import make_network
+from training.networks.resnet import Block
 from training.recipe import Network, load_recipe
 
 OPTIONS: list[dict[str, object]] = [
@@ -63,3 +64,26 @@ def test_lenet_has_the_weights_of_the_paper() -> None:
 def test_mlp_connects_every_pixel() -> None:
     network = make_network(load_recipe("mnist-mlp").network, (1, 28, 28), 10)
     assert parameters_of(network) == 785 * 512 + 513 * 256 + 257 * 10
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet", "vgg"])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 36, 50)], ids=str)
+def test_the_winners_of_imagenet_take_images_of_any_shape(
+    name: str, shape: tuple[int, int, int]
+) -> None:
+    assert make(name, shape)(torch.rand(2, *shape)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("alexnet", "15 pixels"), ("vgg", "leave stages out")]
+)
+def test_images_too_small_to_pool_are_refused(name: str, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        make(name, (3, 14, 14))
+
+
+def test_a_block_of_resnet_adds_its_change_to_what_came_in() -> None:
+    block = Block(4, 4, stride=1).eval()
+    x = torch.rand(2, 4, 6, 6)
+    torch.testing.assert_close(block(x), (x + block.change(x)).relu())
+    assert Block(4, 8, stride=2)(x).shape == (2, 8, 3, 3)

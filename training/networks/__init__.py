@@ -9,11 +9,14 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from training.errors import TrainingError
+from training.networks.alexnet import AlexNet, AlexNetParameters
 from training.networks.capsnet import CapsNet, CapsNetParameters
 from training.networks.cnn import Cnn, CnnParameters
 from training.networks.fast import Fast, FastParameters
 from training.networks.lenet import LeNet, LeNetParameters
 from training.networks.mlp import Mlp, MlpParameters
+from training.networks.resnet import ResNet, ResNetParameters
+from training.networks.vgg import Vgg, VggParameters
 from training.recipe import Network, describe
 
 
@@ -34,11 +37,14 @@ class Entry(NamedTuple):
 
 
 NETWORKS: dict[str, Entry] = {
+    "alexnet": Entry(AlexNetParameters, AlexNet),
     "capsnet": Entry(CapsNetParameters, CapsNet),
     "cnn": Entry(CnnParameters, Cnn),
     "fast": Entry(FastParameters, Fast),
     "lenet": Entry(LeNetParameters, LeNet),
     "mlp": Entry(MlpParameters, Mlp),
+    "resnet": Entry(ResNetParameters, ResNet),
+    "vgg": Entry(VggParameters, Vgg),
 }
 
 
