@@ -48,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(commands.add_parser("export", help="write a bundle from a run's best epoch"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a bundle on test images"))
     _add_preview(commands.add_parser("preview", help="draw training images and augmented ones"))
+    _add_summary(commands.add_parser("summary", help="print a network layer by layer"))
     _add_runs(commands.add_parser("runs", help="list the runs of a folder"))
     return parser
 
@@ -58,6 +59,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     _add_outputs(parser)
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run of --run")
+    parser.add_argument("--download", action="store_true", help="fetch the data set if missing")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="change one key of the recipe; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--download", action="store_true", help="fetch the data set if missing")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +108,16 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="a PNG file")
     parser.add_argument("--images", type=_count, default=8, help="rows (default: 8)")
     parser.add_argument("--versions", type=_count, default=6, help="of each (default: 6)")
+    parser.add_argument("--download", action="store_true", help="fetch the data set if missing")
+
+
+def _add_summary(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_summary)
+    _add_recipe(parser)
+    parser.add_argument(
+        "--classes", type=_count, metavar="N",
+        help="how many, where only the images know (default: 2)",
+    )  # fmt: skip
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
@@ -217,6 +228,15 @@ def _preview(arguments: argparse.Namespace) -> None:
     images, versions = arguments.images, arguments.versions
     write_preview(source, recipe, arguments.out, images=images, versions=versions)
     print(arguments.out)
+
+
+def _summary(arguments: argparse.Namespace) -> None:
+    from training.recipe import load_recipe
+    from training.summary import describe_summary, summarise_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    layers = summarise_recipe(recipe, arguments.classes)
+    print(describe_summary(layers, mirrored=recipe.mirror_averaging))
 
 
 def _runs(arguments: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("classifier", "measure", "runs", "temperature"),
         ("listing", "tracking"),
         ("report", "train"),
-        ("evaluate", "export", "preview"),
+        ("evaluate", "export", "preview", "summary"),
         ("",),
         ("cli",),
         ("__main__",),

@@ -94,6 +94,11 @@ class Routing(nn.Module):
             votes = votes + fixed @ _combine(fixed, votes).transpose(2, 3)
         return _combine(predicted, votes).squeeze(2)
 
+    def multiply_adds(self, input_shape: tuple[int, ...]) -> int:
+        """For one image of capsules (I, size): predicting, then weighing and comparing by turns."""
+        predicted = input_shape[0] * self.predict.shape[2]
+        return predicted * input_shape[1] + predicted * (2 * self.rounds - 1)
+
 
 def squash(vectors: Tensor) -> Tensor:
     """Shrink vectors (..., D) to lengths below 1: short ones to nothing, long ones to nearly 1.

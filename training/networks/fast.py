@@ -37,13 +37,14 @@ class Group(nn.Module):
     def __init__(self, inputs: int, filters: int) -> None:
         super().__init__()
         self.widen = _conv(inputs, filters)
+        self.pool = nn.MaxPool2d(2)
         self.refine = _conv(filters, filters)
         self.combine = _conv(filters, filters)
         self.norms = nn.ModuleList(nn.BatchNorm2d(filters) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, S, S) to (B, filters, S/2, S/2)."""
-        x = F.gelu(self.norms[0](F.max_pool2d(self.widen(x), 2)))
+        x = F.gelu(self.norms[0](self.pool(self.widen(x))))
         y = F.gelu(self.norms[1](self.refine(x)))
         return F.gelu(x + self.norms[2](self.combine(y)))
 
