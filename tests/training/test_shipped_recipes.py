@@ -14,7 +14,7 @@ from tests.training.sources import write_source
 from training.cli import main
 from training.recipe import SHIPPED, load_recipe
 
-QUICK = ["epochs=1", "batch_size=16"]
+QUICK = ["epochs=1", "batch_size=8"]
 
 
 @pytest.mark.slow
