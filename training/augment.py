@@ -1,11 +1,17 @@
 """Changes to training images, so that the network learns what does not matter.
 
+A row of random numbers decides what becomes of an image. So a batch can be cut up among processes
+and each part still comes out as it would in the whole.
+
 Where torchvision draws one random number for a whole batch, `Each` applies a transform image by
 image. The two cheap ones that nearly every recipe uses are done here for the batch at once:
 image by image they would cost more than the training of a small network.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,72 +21,111 @@ from torchvision.transforms import v2
 from training.recipe import Augmentation
 
 
-class Each(nn.Module):
+class Change(Protocol):
+    """One way to change images."""
+
+    draws: int
+    """Random numbers that an image takes."""
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) to the same, by numbers (B, draws) from 0 to 1."""
+
+
+class Each:
     """Apply a transform with fresh random numbers to each image of a batch, or to some of them."""
 
+    draws = 2
+
     def __init__(self, transform: nn.Module, probability: float = 1.0) -> None:
-        super().__init__()
         self.transform = transform
         self.probability = probability
 
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) to the same."""
-        chosen = torch.rand(len(images)) < self.probability
-        changed = [
-            self.transform(image) if yes else image
-            for image, yes in zip(images, chosen.tolist(), strict=True)
-        ]
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) to the same, on the CPU."""
+        chosen = (numbers[:, 0] < self.probability).tolist()
+        seeds = (numbers[:, 1] * 2**32).long().tolist()
+        changed = []
+        # The transforms know only the global generator, which belongs to whoever trains.
+        with torch.random.fork_rng(devices=()):
+            for image, yes, seed in zip(images, chosen, seeds, strict=True):
+                torch.default_generator.manual_seed(seed)
+                changed.append(self.transform(image) if yes else image)
         return torch.stack(changed)
 
 
-class RandomShift(nn.Module):
+class RandomShift:
     """Cut each image anew out of itself with a mirrored border of `padding` pixels."""
 
+    draws = 2
+
     def __init__(self, padding: int) -> None:
-        super().__init__()
         self.padding = padding
 
-    def forward(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """uint8 (B, C, H, W) to the same."""
         count, _, height, width = images.shape
         padded = F.pad(images, (self.padding,) * 4, mode="reflect")
         windows = padded.unfold(2, height, 1).unfold(
             3, width, 1
         )  # (B, C, 2P+1, 2P+1, H, W), a view
-        down, right = torch.randint(0, 2 * self.padding + 1, (2, count))
-        return windows[torch.arange(count), :, down, right]
+        down, right = (numbers * (2 * self.padding + 1)).long().unbind(dim=1)
+        return windows[torch.arange(count, device=images.device), :, down, right]
 
 
-class RandomFlip(nn.Module):
+class RandomFlip:
     """Mirror each image left and right, half of the time."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    draws = 1
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """uint8 (B, C, H, W) to the same."""
-        mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
+        mirrored = (numbers < 0.5).reshape(-1, 1, 1, 1)
         return torch.where(mirrored, images.flip(-1), images)
 
 
-def make_augmentation(settings: Augmentation, height: int, width: int) -> nn.Module:
-    """The recipe's changes in a fixed order: shape, then colour, then compression.
+class Augment:
+    """All changes of a recipe, one after the other."""
 
-    The result maps uint8 (B, C, H, W) to the same and draws from torch's global generator.
-    """
-    steps: list[nn.Module] = []
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self.changes = changes
+
+    @property
+    def batched(self) -> bool:
+        """Whether nothing is done image by image, so that a GPU does it best."""
+        return not any(isinstance(change, Each) for change in self.changes)
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """The random numbers of `count` images, (count, draws); by default global ones."""
+        draws = sum(change.draws for change in self.changes)
+        return torch.rand(count, draws, generator=generator, dtype=torch.float64)
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) to the same, by what was drawn for them."""
+        sizes = [change.draws for change in self.changes]
+        parts = torch.split(numbers.to(images.device), sizes, dim=1)
+        for change, part in zip(self.changes, parts, strict=True):
+            images = change(images, part)
+        return images
+
+
+def make_augmentation(settings: Augmentation, height: int, width: int) -> Augment:
+    """The recipe's changes in a fixed order: shape, then colour, then compression."""
+    changes: list[Change] = []
     if settings.resize_scale < 1.0:
         scale = (settings.resize_scale, 1.0)
-        steps.append(Each(v2.RandomResizedCrop((height, width), scale=scale, antialias=True)))
+        changes.append(Each(v2.RandomResizedCrop((height, width), scale=scale, antialias=True)))
     if settings.rotation > 0.0:
         bilinear = v2.InterpolationMode.BILINEAR
-        steps.append(Each(v2.RandomRotation(settings.rotation, interpolation=bilinear)))
+        changes.append(Each(v2.RandomRotation(settings.rotation, interpolation=bilinear)))
     if settings.crop_padding > 0:
-        steps.append(RandomShift(settings.crop_padding))
+        changes.append(RandomShift(settings.crop_padding))
     if settings.flip:
-        steps.append(RandomFlip())
+        changes.append(RandomFlip())
     if settings.color_jitter > 0.0 or settings.hue_jitter > 0.0:
         change = settings.color_jitter
-        steps.append(Each(v2.ColorJitter(change, change, change, settings.hue_jitter)))
+        changes.append(Each(v2.ColorJitter(change, change, change, settings.hue_jitter)))
     if settings.grayscale > 0.0:
-        steps.append(Each(v2.Grayscale(num_output_channels=3), settings.grayscale))
+        changes.append(Each(v2.Grayscale(num_output_channels=3), settings.grayscale))
     if settings.jpeg > 0.0:
-        steps.append(Each(v2.JPEG(settings.jpeg_quality), settings.jpeg))
-    return nn.Sequential(*steps)
+        changes.append(Each(v2.JPEG(settings.jpeg_quality), settings.jpeg))
+    return Augment(changes)

@@ -48,7 +48,8 @@ def augmented(images: NDArray[np.uint8], recipe: Recipe, versions: int) -> NDArr
     originals = torch.from_numpy(images).permute(0, 3, 1, 2)
     augment = make_augmentation(recipe.augmentation, *originals.shape[2:])
     torch.manual_seed(recipe.seed)
-    columns = [originals, *(augment(originals) for _ in range(versions))]
+    count = len(originals)
+    columns = [originals, *(augment(originals, augment.draw(count)) for _ in range(versions))]
     return torch.stack(columns, dim=1).permute(0, 1, 3, 4, 2).numpy()
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.augment import RandomFlip, RandomShift, make_augmentation
+from training.augment import Augment, RandomFlip, RandomShift, make_augmentation
 from training.recipe import Augmentation
 
 IMAGES = torch.arange(2 * 3 * 12 * 12, dtype=torch.uint8).reshape(2, 3, 12, 12)
 MANY = IMAGES[:1].expand(64, -1, -1, -1)
+
+
+def augmentation(*settings: dict[str, object]) -> Augment:
+    values = {key: value for one in settings for key, value in one.items()}
+    return make_augmentation(Augmentation.model_validate(values), 12, 12)
+
 
 EVERYTHING: list[dict[str, object]] = [
     {"resize_scale": 0.5},
@@ -25,30 +31,36 @@ EVERYTHING: list[dict[str, object]] = [
 @pytest.mark.parametrize("settings", EVERYTHING, ids=lambda settings: next(iter(settings)))
 def test_images_of_a_batch_are_changed_apart(settings: dict[str, object]) -> None:
     torch.manual_seed(0)
-    augment = make_augmentation(Augmentation.model_validate(settings), 12, 12)
-    changed = augment(MANY)
+    augment = augmentation(settings)
+    changed = augment(MANY, augment.draw(len(MANY)))
     assert (changed.shape, changed.dtype) == (MANY.shape, torch.uint8)
     assert len(torch.unique(changed, dim=0)) > 1
 
 
 def test_without_settings_nothing_changes() -> None:
-    assert torch.equal(make_augmentation(Augmentation(), 12, 12)(IMAGES), IMAGES)
+    augment = augmentation()
+    assert torch.equal(augment(IMAGES, augment.draw(2)), IMAGES)
 
 
-def test_the_seed_decides() -> None:
-    settings = {key: value for one in EVERYTHING for key, value in one.items()}
-    augment = make_augmentation(Augmentation.model_validate(settings), 12, 12)
-    torch.manual_seed(7)
-    first = augment(IMAGES)
-    torch.manual_seed(7)
-    assert torch.equal(augment(IMAGES), first)
+def test_what_is_drawn_decides_image_by_image() -> None:
+    augment = augmentation(*EVERYTHING)
+    numbers = augment.draw(64)
+    whole = augment(MANY, numbers)
+    parts = [augment(MANY[part], numbers[part]) for part in (slice(0, 5), slice(5, 64))]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    augment = augmentation(*EVERYTHING)
+    numbers, before = augment.draw(64), torch.get_rng_state()
+    augment(MANY, numbers)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_flip_mirrors_or_leaves() -> None:
-    torch.manual_seed(0)
-    results = torch.unique(RandomFlip()(MANY), dim=0)
-    expected = torch.unique(torch.stack([MANY[0], MANY[0].flip(-1)]), dim=0)
-    assert torch.equal(results, expected)
+    results = RandomFlip()(MANY, torch.linspace(0, 0.999, 64)[:, None])
+    assert torch.equal(results[:32], MANY[:32].flip(-1))
+    assert torch.equal(results[32:], MANY[32:])
 
 
 def test_shift_cuts_windows_of_the_mirrored_image() -> None:
@@ -59,4 +71,5 @@ def test_shift_cuts_windows_of_the_mirrored_image() -> None:
         for down in range(3)
         for right in range(3)
     }
-    assert {image.numpy().tobytes() for image in RandomShift(1)(MANY)} == windows
+    shifted = RandomShift(1)(MANY, torch.rand(64, 2))
+    assert {image.numpy().tobytes() for image in shifted} == windows
