@@ -171,7 +171,7 @@ def _train(recipe: Recipe, arguments: argparse.Namespace) -> Run:
         run = Run.create(path, recipe, data.resolve(), splits)
     print(f"{path}: {len(splits.train):,} images to train on", file=sys.stderr)
     try:
-        train(run, source, splits, resume=arguments.resume)
+        train(run, source, splits)
     except KeyboardInterrupt:
         print(f"\nconvoy-train: interrupted; go on with\n  {_resuming(arguments, path)}",
               file=sys.stderr)  # fmt: skip

@@ -120,10 +120,23 @@ class Recipe(_Table):
     """`one-cycle` only: share of the steps during which the learning rate rises."""
     epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 128
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    """Parts in which a batch is computed, where the memory does not hold it as a whole."""
+    clip_norm: NonNegative = 0.0
+    """Largest norm of the gradient; longer ones are shortened to it. 0 leaves them."""
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Decay of a moving average of the weights, which is then what is evaluated and exported:
+    0.999 averages about 1,000 steps. 0 turns it off."""
+    class_balance: Literal["none", "weights", "sampling"] = "none"
+    """Where classes differ in size: `weights` weighs losses by the inverse of it, `sampling` draws
+    images of every class equally often."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many epochs without a better validation accuracy; by default never."""
-    precision: Literal["fp32", "bf16", "auto"] = "auto"
-    """`bf16`: autocast; `auto`: where the hardware computes it natively."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
+    """`bf16`: autocast; `fp16`: with scaled losses too, for GPUs without bf16; `auto`: bf16 where
+    the hardware computes it natively."""
+    compile: bool = False
+    """Let torch.compile make code for the network: a minute at the start for faster steps."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the splits, the first weights, the order of images and their augmentation."""
 

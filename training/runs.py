@@ -89,6 +89,10 @@ class Run:
         self._write(CHECKPOINT_FILE, buffer.getvalue())
         self._write(LOG_FILE, "".join(json.dumps(line) + "\n" for line in log).encode())
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return (self.path / CHECKPOINT_FILE).exists()
+
     def load(self) -> dict[str, Any]:
         """Read the checkpoint. Raises: TrainingError where there is none or it is broken."""
         import torch

@@ -25,11 +25,13 @@ CURVES_FILE = "curves.png"
 class Tracker:
     """Takes every epoch's entry of the log."""
 
-    def __init__(self, writer: SummaryWriter) -> None:
+    def __init__(self, writer: SummaryWriter | None) -> None:
         self._writer = writer
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Write an epoch's figures where TensorBoard finds them at once."""
+        if self._writer is None:
+            return
         for key, value in entry.items():
             if key != "epoch":
                 self._writer.add_scalar(scalar_name(key), value, entry["epoch"])
@@ -37,13 +39,17 @@ class Tracker:
 
 
 @contextmanager
-def tracking(path: Path, recipe: Recipe, log: Log) -> Iterator[Tracker]:
+def tracking(path: Path, recipe: Recipe, log: Log, *, writes: bool = True) -> Iterator[Tracker]:
     """Track a run in its folder; its curves are drawn at the end, whatever ends it.
 
-    `log` grows in place; what it holds at first is of a run that goes on.
+    `log` grows in place; what it holds at first is of a run that goes on. Of many processes only
+    one `writes`.
 
     Raises: TrainingError where the disk refuses.
     """
+    if not writes:
+        yield Tracker(None)
+        return
     from torch.utils.tensorboard import SummaryWriter
 
     try:

@@ -1,8 +1,8 @@
 """The training loop, from a recipe and images to the weights of the best epoch.
 
-Read from top to bottom: settings become objects, then every step of training is on the page.
-All that is random in an epoch comes from a generator seeded with (seed, epoch), so a resumed run
-ends with the very weights of an uninterrupted one.
+Read from top to bottom: settings become objects, then every step of training is on the page. What
+is random follows from (seed, epoch, step), so a resumed run ends with the very weights of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -11,69 +11,31 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from training.augment import make_augmentation
 from training.classifier import Classifier
 from training.datasets import Labelled, Source, Splits
+from training.distributed import Team, without_sync
 from training.errors import TrainingError
+from training.feed import Batch, Feed, as_tensor, mixed
+from training.optimize import Average, autocast_type, make_optimizer, make_schedule, weights_of
 from training.recipe import Recipe
 from training.runs import Log, Run, best_entry
 from training.tracking import tracking
 
 EVALUATION_BATCH = 256
 """Fits the caches of a desktop processor; larger ones gain nothing."""
-
-# ------------------------------------------------------------------ what trains it
-
-
-def make_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
-    """The recipe's optimiser over what the model lets train."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Decay pulls weights towards 0; a bias or a normalisation's gain has no reason to be there.
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    rate, momentum = recipe.learning_rate, recipe.momentum
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999))
-    if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=rate, momentum=momentum)
-    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0.0)
-
-
-def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:
-    """The learning rate over all `steps` of the run, advanced once per step."""
-    if recipe.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=steps)
-    return OneCycleLR(
-        optimizer,
-        max_lr=recipe.learning_rate,
-        total_steps=steps,
-        pct_start=recipe.warmup_share,
-        cycle_momentum=False,  # the recipe's momentum holds throughout
-    )
-
-
-def autocasts(recipe: Recipe, device: torch.device) -> bool:
-    """Whether to compute in bf16: emulated, it is three times slower than fp32."""
-    if recipe.precision != "auto":
-        return recipe.precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
-# ------------------------------------------------------------------ the run
+CHECK_EVERY = 50
+"""Steps between looks at the loss: each makes a GPU wait for the processor."""
 
 
 @dataclass
@@ -83,10 +45,18 @@ class State:
     model: Classifier
     optimizer: Optimizer
     schedule: LRScheduler
+    scaler: GradScaler
+    """Of fp16's losses; idle otherwise."""
+    average: Average | None
     log: list[dict[str, Any]]
     """One entry per finished epoch."""
     best: dict[str, Tensor]
     """Weights of the best epoch so far."""
+
+    @property
+    def evaluated(self) -> Classifier:
+        """What is measured, and exported in the end."""
+        return self.model if self.average is None else self.average.model
 
     def checkpoint(self) -> dict[str, Any]:
         """As plain tensors and numbers."""
@@ -94,6 +64,8 @@ class State:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average and self.average.model.state_dict(),
             "log": self.log,
             "best": self.best,
         }
@@ -103,109 +75,166 @@ class State:
         self.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.schedule.load_state_dict(checkpoint["schedule"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+        if self.average is not None:
+            self.average.model.load_state_dict(checkpoint["average"])
         self.log, self.best = checkpoint["log"], checkpoint["best"]
 
 
-def train(run: Run, source: Source, splits: Splits, *, resume: bool = False) -> State:
+def make_state(model: Classifier, recipe: Recipe, steps: int, device: torch.device) -> State:
+    """The state before the first of `steps` steps."""
+    optimizer = make_optimizer(recipe, model)
+    fp16 = autocast_type(recipe, device) is torch.float16
+    return State(
+        model,
+        optimizer,
+        make_schedule(recipe, optimizer, steps),
+        GradScaler(device.type, enabled=fp16),
+        Average(model, recipe.ema) if recipe.ema else None,
+        log=[],
+        best={},
+    )
+
+
+# ------------------------------------------------------------------ the run
+
+
+def train(
+    run: Run,
+    source: Source,
+    splits: Splits,
+    *,
+    team: Team | None = None,
+    workers: int | None = None,
+) -> State:
     """Train until the last epoch, or until patience ends; save a checkpoint after each epoch.
+
+    A run that has a checkpoint goes on from it.
 
     Raises: TrainingError; KeyboardInterrupt, after which the last checkpoint stands.
     """
-    recipe = run.recipe
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images, labels = to_tensors(splits.train)
+    recipe, team = run.recipe, team or Team()
     torch.manual_seed(recipe.seed)
     model = Classifier(recipe, source.spec, len(source.labels))
+    feed = Feed(splits.train, recipe, team, workers)
     # 5,000 images are plenty for a mean, a deviation and a covariance of patches.
-    model.prepare(images[torch.randperm(len(images))[:5000]])
-    model.to(device)
-    optimizer = make_optimizer(recipe, model)
-    steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
-    state = State(model, optimizer, make_schedule(recipe, optimizer, steps), log=[], best={})
-    if resume:
-        state.restore(run.load())
-    else:
+    model.prepare(feed.batches.read(torch.randperm(len(splits.train))[:5000]).cpu())
+    model.to(team.device)
+    state = make_state(model, recipe, recipe.epochs * len(feed), team.device)
+    if team.agree(run.has_checkpoint()):
+        state.restore(team.agree(run.load() if team.leads else {}))
+    elif team.leads:
         run.save(state.checkpoint(), state.log)  # so that there is always one to resume from
 
-    with tracking(run.path, recipe, state.log) as tracker:
+    network = team.wrap(model)
+    if recipe.compile:
+        network = cast(nn.Module, torch.compile(network))
+    with tracking(run.path, recipe, state.log, writes=team.leads) as tracker:
         while len(state.log) < recipe.epochs and not out_of_patience(state.log, recipe.patience):
             epoch = len(state.log) + 1
-            torch.manual_seed(epoch_seed(recipe.seed, epoch))
-            trained = train_epoch(state, recipe, images, labels, device)
-            if not math.isfinite(trained["train_loss"]):
-                raise TrainingError(f"the loss of epoch {epoch} is not finite: lower learning_rate")
-            loss, accuracy = evaluate(model, splits.validation, device)
+            torch.manual_seed(mixed(recipe.seed, epoch, team.rank))  # dropout's
+            trained = train_epoch(state, network, feed, recipe, team)
+            loss, accuracy = evaluate(state.evaluated, splits.validation, team)
+            if not math.isfinite(loss):
+                raise diverged("the validation loss", epoch)
             validated = {"validation_loss": loss, "validation_accuracy": accuracy}
             state.log.append({"epoch": epoch, **trained, **validated})
             if best_entry(state.log)["epoch"] == epoch:
-                state.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            run.save(state.checkpoint(), state.log)
-            tracker.add(state.log[-1])
-            tqdm.write(summary(state.log[-1], recipe.epochs), file=sys.stderr)
+                state.best = weights_of(state.evaluated)
+            if team.leads:
+                run.save(state.checkpoint(), state.log)
+                tracker.add(state.log[-1])
+                tqdm.write(summary(state.log[-1], recipe.epochs), file=sys.stderr)
     return state
 
 
 def train_epoch(
-    state: State, recipe: Recipe, images: Tensor, labels: Tensor, device: torch.device
+    state: State, network: nn.Module, feed: Feed, recipe: Recipe, team: Team
 ) -> dict[str, float]:
-    """One pass over the training images in random order; returns what the log says of it."""
-    model, optimizer = state.model.train(), state.optimizer
-    augment = make_augmentation(recipe.augmentation, *images.shape[2:])
-    bf16 = autocasts(recipe, device)
-    rate = float(state.schedule.get_last_lr()[0])
-    loss_sum, right, seen, started = 0.0, 0, 0, time.monotonic()
-    with progress_bar(len(images), f"epoch {len(state.log) + 1}/{recipe.epochs}") as bar:
-        for rows in torch.randperm(len(images)).split(recipe.batch_size):  # type: ignore[no-untyped-call]
-            x = augment(images[rows]).to(device, memory_format=torch.channels_last)
-            y = labels[rows].to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                outputs = model(x).float()
-            loss = model.objective.loss(outputs, y)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            state.schedule.step()
+    """One pass over the training images in random order; returns what the log says of it.
 
-            loss_sum += loss.item() * len(rows)
-            right += int(model.objective.right(outputs, y).sum())
-            seen += len(rows)
-            bar.set_postfix(loss=f"{loss_sum / seen:.3f}", acc=f"{right / seen:.1%}", refresh=False)
-            bar.update(len(rows))
-    seconds = time.monotonic() - started
+    `network` is the state's model as it is called: by itself, compiled, or as one of a team's.
+    Raises: TrainingError where the loss is not finite.
+    """
+    state.model.train()
+    epoch, rate = len(state.log) + 1, float(state.schedule.get_last_lr()[0])
+    pending: list[Tensor] = []  # figures of steps that nobody has looked at yet
+    sums, started = torch.zeros(2), time.monotonic()
+    with progress_bar(len(feed), recipe, epoch, shown=team.leads) as bar:
+        for step, batch in enumerate(feed.epoch(epoch), start=1):
+            pending.append(take_step(state, network, batch, recipe, team))
+            if step % CHECK_EVERY == 0 or step == len(feed):
+                figures = team.sum(torch.stack(pending)).cpu()  # (steps, 2)
+                if bad := (~figures[:, 0].isfinite()).nonzero().flatten().tolist():
+                    raise diverged(f"the loss at step {step - len(pending) + 1 + bad[0]}", epoch)
+                sums += figures.sum(dim=0)
+                pending.clear()
+                bar.set_postfix(loss=f"{sums[0] / step:.3f}", refresh=False)
+            bar.update()
+    seconds, images = time.monotonic() - started, len(feed.batches.labels)
     return {
-        "train_loss": loss_sum / seen,
-        "train_accuracy": right / seen,
+        "train_loss": float(sums[0]) / len(feed),
+        "train_accuracy": float(sums[1]) / images,
         "learning_rate": rate,
-        "images_per_second": seen / seconds,
+        "images_per_second": images / seconds,
+        "data_wait": feed.waited / seconds,
         "seconds": seconds,
     }
 
 
+def take_step(state: State, network: nn.Module, batch: Batch, recipe: Recipe, team: Team) -> Tensor:
+    """One step of the optimiser; returns the loss and how many images were right, (2)."""
+    device, dtype = team.device, autocast_type(recipe, team.device)
+    figures = torch.zeros(2, device=device)
+    parts = list(zip(*(part.chunk(recipe.accumulation) for part in batch), strict=True))
+    for number, (x, y, weights) in enumerate(parts, start=1):
+        with nullcontext() if number == len(parts) else without_sync(network):
+            with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+                outputs = network(x.contiguous(memory_format=torch.channels_last)).float()
+            loss = (state.model.objective.losses(outputs, y) * weights).sum()
+            # Processes' losses add up, but their gradients are averaged.
+            state.scaler.scale(loss * team.size).backward()
+        right = state.model.objective.right(outputs, y) & (weights > 0)
+        figures += torch.stack([loss.detach(), right.sum()])
+
+    if recipe.clip_norm:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+    scale = state.scaler.get_scale()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    if state.scaler.get_scale() >= scale:  # else fp16 overflowed, and no weight has moved
+        state.schedule.step()
+    if state.average is not None:
+        state.average.update(state.model, state.schedule.last_epoch)
+    return figures
+
+
 @torch.inference_mode()
-def evaluate(model: Classifier, split: Labelled, device: torch.device) -> tuple[float, float]:
+def evaluate(model: Classifier, split: Labelled, team: Team) -> tuple[float, float]:
     """Mean loss and accuracy in fp32, which is what will be exported."""
     model.eval()
-    loss, right = 0.0, 0
-    images, labels = to_tensors(split)
-    for start in range(0, len(split), EVALUATION_BATCH):
-        x, y = (part[start : start + EVALUATION_BATCH] for part in (images, labels))
-        outputs = model(x.to(device, memory_format=torch.channels_last)).cpu()
-        loss += model.objective.loss(outputs, y).item() * len(y)
-        right += int(model.objective.right(outputs, y).sum())
-    return loss / len(split), right / len(split)
+    sums, share = torch.zeros(2, dtype=torch.float64), team.share(len(split))
+    for start in range(share.start, share.stop, EVALUATION_BATCH):
+        rows = slice(start, min(start + EVALUATION_BATCH, share.stop))
+        x, y = as_tensor(split.images[rows]), torch.from_numpy(split.labels[rows])
+        outputs = model(x.to(team.device, memory_format=torch.channels_last)).cpu()
+        right = model.objective.right(outputs, y).sum()
+        sums += torch.stack([model.objective.losses(outputs, y).sum(), right])
+    loss, accuracy = (team.sum(sums.to(team.device)) / len(split)).tolist()
+    return loss, accuracy
 
 
 # ------------------------------------------------------------------ small parts
 
 
-def to_tensors(data: Labelled) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, C, H, W), a view that shares their memory, and labels (N)."""
-    return torch.from_numpy(data.images).permute(0, 3, 1, 2), torch.from_numpy(data.labels)
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for every epoch: mixed, as PyTorch's generator looks at 32 bits only."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+def diverged(what: str, epoch: int) -> TrainingError:
+    """What ends a run whose numbers have left the range of numbers."""
+    stands = f"the checkpoint of epoch {epoch - 1} stands" if epoch > 1 else "nothing is learnt yet"
+    return TrainingError(
+        f"{what} of epoch {epoch} is not finite: lower learning_rate or set clip_norm; {stands}"
+    )
 
 
 def out_of_patience(log: Log, patience: int | None) -> bool:
@@ -213,10 +242,11 @@ def out_of_patience(log: Log, patience: int | None) -> bool:
     return bool(patience and log) and len(log) - best_entry(log)["epoch"] >= (patience or 0)
 
 
-def progress_bar(total: int, title: str) -> tqdm[NoReturn]:
+def progress_bar(steps: int, recipe: Recipe, epoch: int, *, shown: bool) -> tqdm[NoReturn]:
     """A bar with images/s and the time left, where someone watches."""
     return tqdm(
-        total=total, desc=title, unit="img", leave=False, disable=not sys.stderr.isatty(),
+        total=steps, desc=f"epoch {epoch}/{recipe.epochs}", unit="img",
+        unit_scale=recipe.batch_size, leave=False, disable=not (shown and sys.stderr.isatty()),
         mininterval=0.5, dynamic_ncols=True,
     )  # fmt: skip
 
@@ -226,5 +256,6 @@ def summary(entry: Mapping[str, float], epochs: int) -> str:
     return (
         f"epoch {entry['epoch']}/{epochs}  loss {entry['train_loss']:.3f}  "
         f"train {entry['train_accuracy']:.2%}  validation {entry['validation_accuracy']:.2%}  "
-        f"{entry['images_per_second']:.0f} images/s  {entry['seconds']:.0f} s"
+        f"{entry['images_per_second']:.0f} images/s  {entry['data_wait']:.0%} waiting for data  "
+        f"{entry['seconds']:.0f} s"
     )

@@ -14,21 +14,20 @@ import torch.nn.functional as F
 from tests.training.colours import tiny_recipe
 from training.classifier import Classifier
 from training.datasets import Source, Splits
+from training.distributed import Team
 from training.errors import TrainingError
+from training.feed import Feed, as_tensor, mixed
 from training.recipe import Recipe
 from training.runs import LOG_FILE, Run, best_entry
-from training.train import (
-    State,
-    epoch_seed,
-    make_optimizer,
-    make_schedule,
-    out_of_patience,
-    to_tensors,
-    train,
-    train_epoch,
-)
+from training.train import make_state, out_of_patience, train, train_epoch
 
-CPU = torch.device("cpu")
+ALONE = Team(device=torch.device("cpu"))
+PLAIN = {
+    "network": {"name": "cnn", "filters": [4], "hidden": None, "dropout": 0.0},
+    "augmentation": {}, "batch_size": 1000, "momentum": 0.0, "weight_decay": 0.0,
+    "schedule": "cosine", "precision": "fp32",
+}  # fmt: skip
+"""One batch an epoch, of which the gradient is easily had."""
 
 
 class StoppedRun(Run):
@@ -45,7 +44,7 @@ def new_run(path: Path, splits: Splits, recipe: Recipe | None = None) -> Run:
 
 
 def untimed(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    measured = ("seconds", "images_per_second")
+    measured = ("seconds", "images_per_second", "data_wait")
     return [{key: entry[key] for key in entry if key not in measured} for entry in log]
 
 
@@ -64,41 +63,72 @@ def test_loss_falls(
     assert best_entry(log)["validation_accuracy"] > 0.5
 
 
-def test_weights_move_once_per_step(source: Source, splits: Splits) -> None:
-    network = {"name": "cnn", "filters": [4], "hidden": None, "dropout": 0.0}
-    recipe = tiny_recipe(
-        network=network, augmentation={}, batch_size=1000, momentum=0.0, weight_decay=0.0,
-        schedule="cosine", precision="fp32",
-    )  # fmt: skip
-    images, labels = to_tensors(splits.train)
+def gradients(model: Classifier, splits: Splits) -> list[torch.Tensor]:
+    images, labels = as_tensor(splits.train.images), torch.from_numpy(splits.train.labels)
+    loss = F.cross_entropy(model(images), labels)
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_weights_move_once_per_step(source: Source, splits: Splits, accumulation: int) -> None:
+    recipe = tiny_recipe(**PLAIN, accumulation=accumulation)
     model = Classifier(recipe, source.spec, len(source.labels))
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    loss = F.cross_entropy(model(images), labels)
-    gradients = torch.autograd.grad(loss, list(model.parameters()))
-    optimizer = make_optimizer(recipe, model)
-    state = State(model, optimizer, make_schedule(recipe, optimizer, 10), log=[], best={})
-
-    train_epoch(state, recipe, images, labels, CPU)
-
-    for parameter, old, gradient in zip(model.parameters(), before, gradients, strict=True):
+    expected = gradients(model, splits)
+    feed = Feed(splits.train, recipe, ALONE)
+    train_epoch(make_state(model, recipe, 10, ALONE.device), model, feed, recipe, ALONE)
+    for parameter, old, gradient in zip(model.parameters(), before, expected, strict=True):
         torch.testing.assert_close(parameter, old - recipe.learning_rate * gradient)
 
 
-@pytest.mark.parametrize("network", [{"name": "cnn"}, {"name": "fast", "widths": [8]}])
-def test_resumed_run_ends_with_the_same_weights(
-    tmp_path: Path, source: Source, splits: Splits, network: dict[str, object]
+def test_long_gradients_are_clipped(source: Source, splits: Splits) -> None:
+    recipe = tiny_recipe(**PLAIN, clip_norm=1e-3)
+    model = Classifier(recipe, source.spec, len(source.labels))
+    before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    feed = Feed(splits.train, recipe, ALONE)
+    train_epoch(make_state(model, recipe, 10, ALONE.device), model, feed, recipe, ALONE)
+    after = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    moved = torch.linalg.vector_norm(after - before).item()
+    assert moved == pytest.approx(recipe.learning_rate * recipe.clip_norm, rel=1e-3)
+
+
+def test_the_average_of_the_weights_is_evaluated(
+    tmp_path: Path, source: Source, splits: Splits
 ) -> None:
-    recipe = tiny_recipe(epochs=3, network=network)
+    recipe = tiny_recipe(**PLAIN, ema=0.9, epochs=1)
+    state = train(new_run(tmp_path, splits, recipe), source, splits)
+    torch.manual_seed(recipe.seed)
+    first = Classifier(recipe, source.spec, len(source.labels)).state_dict()
+    decay = (1 + 1) / (10 + 1)  # as it is after one step
+    for name, parameter in state.model.named_parameters():
+        expected = decay * first[name] + (1 - decay) * parameter
+        torch.testing.assert_close(state.best[name], expected)
+    assert torch.equal(state.best["mean"], state.model.mean)
+
+
+VARIANTS: list[dict[str, object]] = [
+    {"network": {"name": "cnn"}},
+    {"network": {"name": "fast", "widths": [8]}, "ema": 0.9, "accumulation": 2},
+    {"precision": "fp16", "clip_norm": 1.0, "class_balance": "sampling"},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(changes))
+def test_resumed_run_ends_with_the_same_weights(
+    tmp_path: Path, source: Source, splits: Splits, changes: dict[str, object]
+) -> None:
+    recipe = tiny_recipe(epochs=3, **changes)
     whole = train(new_run(tmp_path / "whole", splits, recipe), source, splits)
 
     new_run(tmp_path / "parts", splits, recipe)
     stopped = StoppedRun.open(tmp_path / "parts")
     with pytest.raises(KeyboardInterrupt):
         train(stopped, source, splits)
-    resumed = train(Run.resume(tmp_path / "parts", recipe, splits), source, splits, resume=True)
+    resumed = train(Run.resume(tmp_path / "parts", recipe, splits), source, splits)
 
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    for name, tensor in whole.evaluated.state_dict().items():
+        assert torch.equal(tensor, resumed.evaluated.state_dict()[name]), name
+        assert torch.equal(whole.best[name], resumed.best[name]), name
     assert untimed(resumed.log) == untimed(whole.log)
     assert len((tmp_path / "parts" / LOG_FILE).read_text().splitlines()) == 3
 
@@ -106,7 +136,7 @@ def test_resumed_run_ends_with_the_same_weights(
 def test_every_epoch_of_every_seed_draws_other_numbers() -> None:
     drawn = set()
     for seed, epoch in itertools.product((0, 1, 2**31 - 1), range(1, 21)):
-        torch.manual_seed(epoch_seed(seed, epoch))
+        torch.manual_seed(mixed(seed, epoch, 0))
         drawn.add(torch.randint(2**62, ()).item())
     assert len(drawn) == 60
 
@@ -119,7 +149,7 @@ def test_a_run_can_be_resumed_before_its_first_epoch(
     train(run, source, splits)
     first = run.load()
     assert [entry["epoch"] for entry in first["log"]] == [1]
-    assert train(run, source, splits, resume=True).log == first["log"]
+    assert train(run, source, splits).log == first["log"]
 
 
 def test_patience_ends_a_run(tmp_path: Path, source: Source, splits: Splits) -> None:
@@ -142,14 +172,46 @@ def test_patience_counts_from_the_best_epoch() -> None:
 def test_a_loss_that_is_not_finite_ends_a_run(
     tmp_path: Path, source: Source, splits: Splits
 ) -> None:
-    recipe = tiny_recipe(learning_rate=1e30)
-    with pytest.raises(TrainingError, match="loss of epoch 1 is not finite: lower learning_rate"):
-        train(new_run(tmp_path, splits, recipe), source, splits)
+    run = new_run(tmp_path, splits, tiny_recipe(learning_rate=1e30))
+    with pytest.raises(
+        TrainingError, match=r"loss at step \d of epoch 1 is not finite: lower lear"
+    ):
+        train(run, source, splits)
+
+
+def test_the_checkpoint_before_a_divergence_stands(
+    tmp_path: Path, source: Source, splits: Splits
+) -> None:
+    recipe = tiny_recipe(epochs=3)
+    new_run(tmp_path, splits, recipe)
+    with pytest.raises(KeyboardInterrupt):
+        train(StoppedRun.open(tmp_path), source, splits)
+    run = Run.open(tmp_path)
+    checkpoint = run.load()
+    next(iter(checkpoint["model"].values())).fill_(torch.nan)
+    run.save(checkpoint, checkpoint["log"])
+    before = run.load()
+    with pytest.raises(
+        TrainingError, match=r"step 1 of epoch 2 .* the checkpoint of epoch 1 stands"
+    ):
+        train(run, source, splits)
+    assert run.load()["log"] == before["log"]
+
+
+@pytest.mark.slow
+def test_compiled_is_the_same_network(tmp_path: Path, source: Source, splits: Splits) -> None:
+    plain = tiny_recipe(**PLAIN, epochs=2)
+    expected = train(new_run(tmp_path / "plain", splits, plain), source, splits)
+    recipe = tiny_recipe(**PLAIN, epochs=2, compile=True)
+    compiled = train(new_run(tmp_path / "compiled", splits, recipe), source, splits)
+    for name, tensor in expected.model.state_dict().items():
+        torch.testing.assert_close(compiled.best[name], expected.best[name])
+        torch.testing.assert_close(compiled.model.state_dict()[name], tensor)
 
 
 def test_fast_network_s_stem_whitens(source: Source, splits: Splits) -> None:
     model = Classifier(tiny_recipe(network={"name": "fast", "widths": [8]}), source.spec, 3)
-    images, _ = to_tensors(splits.train)
+    images = as_tensor(splits.train.images)
     model.prepare(images)
     normalised = model.normalise(images)
     torch.testing.assert_close(normalised.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)

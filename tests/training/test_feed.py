@@ -1,0 +1,84 @@
+"""The feed: who prepares a batch and how many share it changes nothing; classes are balanced."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.training.colours import tiny_recipe
+from training.datasets import Splits
+from training.distributed import Team
+from training.errors import TrainingError
+from training.feed import Batch, Batches, Feed, balanced_order, class_weights
+
+CPU = torch.device("cpu")
+ALONE = Team(device=CPU)
+UNEVEN = torch.tensor([0] * 90 + [2] * 10)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def test_workers_prepare_the_same_batches(splits: Splits) -> None:
+    recipe = tiny_recipe()
+    alone, helped = (Feed(splits.train, recipe, ALONE, workers) for workers in (0, 2))
+    for epoch in (1, 2):
+        before = torch.get_rng_state()
+        pairs = list(zip(alone.epoch(epoch), helped.epoch(epoch), strict=True))
+        assert torch.equal(torch.get_rng_state(), before)  # the network's dropout is not moved
+        assert len(pairs) == len(alone) == 6
+        assert all(same(*pair) for pair in pairs)
+    assert helped.waited > 0
+
+
+def test_an_epoch_is_every_image_once_in_another_order(splits: Splits) -> None:
+    batches = Batches(splits.train, tiny_recipe(augmentation={}), ALONE)
+    first, second = batches.order(1), batches.order(2)
+    assert torch.equal(first.sort().values, torch.arange(45))
+    assert torch.equal(second.sort().values, torch.arange(45))
+    assert not torch.equal(first, second)
+    assert torch.equal(batches[1, 1].images, batches.read(first[:8]))
+
+
+def test_processes_share_the_batch_of_one(splits: Splits) -> None:
+    recipe = tiny_recipe()
+    whole = Batches(splits.train, recipe, ALONE)
+    team = [Batches(splits.train, recipe, Team(rank, 3, device=CPU)) for rank in range(3)]
+    for step in (1, 6):
+        parts = zip(*(batches[2, step] for batches in team), strict=True)
+        together = Batch(*(torch.cat(part) for part in parts))
+        assert same(together, whole[2, step])
+
+
+def test_processes_without_an_image_count_for_nothing(splits: Splits) -> None:
+    recipe = tiny_recipe(batch_size=44)  # leaves one image for the second step
+    shares = [Batches(splits.train, recipe, Team(rank, 2, device=CPU))[1, 2] for rank in (0, 1)]
+    assert [len(share.images) for share in shares] == [1, 1]
+    assert sorted(share.weights.item() for share in shares) == [0.0, 1.0]
+
+
+def test_classes_weigh_the_same() -> None:
+    weights = class_weights(UNEVEN)[UNEVEN]
+    assert weights.mean().item() == pytest.approx(1.0)
+    assert weights[:90].sum().item() == pytest.approx(weights[90:].sum().item())
+    with pytest.raises(TrainingError, match="images with several labels have no one class"):
+        class_weights(torch.ones(4, 3, dtype=torch.uint8))
+
+
+def test_classes_are_drawn_equally_often() -> None:
+    order = balanced_order(UNEVEN.repeat(100), torch.Generator().manual_seed(0))
+    assert len(order) == 10_000
+    drawn = UNEVEN.repeat(100)[order].bincount()
+    assert drawn[1] == 0
+    assert 4800 < drawn[0] < 5200
+    assert len(order.unique()) > 4500  # all of the small class, many of the large one
+
+
+def test_recipe_balances(splits: Splits) -> None:
+    labels = torch.from_numpy(splits.train.labels)
+    weighted = Batches(splits.train, tiny_recipe(class_balance="weights"), ALONE)[1, 1]
+    assert weighted.weights.sum().item() == pytest.approx(1.0)  # classes are even here
+    sampled = Batches(splits.train, tiny_recipe(class_balance="sampling"), ALONE)
+    assert len(sampled.order(1)) == len(labels)
+    assert len(sampled.order(1).unique()) < len(labels)

@@ -1,0 +1,128 @@
+"""More than one process: each takes its part of every batch, and gradients are averaged.
+
+`torchrun -m training fit ...` starts them. Gradients, batch statistics and figures are of the whole
+batch, so the number of processes changes nothing but rounding; only the masks of dropout are each
+process's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.batchnorm import share_batch_norm
+from training.errors import TrainingError
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=30)
+"""For what one process waits for another: the first decoding of a large data set, at most."""
+
+
+def local_device() -> torch.device:
+    """The GPU that is this process's by its rank on this machine, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train together; by default this one alone."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=local_device)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one process that writes files and talks."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """This process's part of `count` rows; sizes differ by one at most."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Over all processes, element by element."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, value: T) -> T:
+        """The leader's value, in every process."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box)
+        agreed: T = box[0]
+        return agreed
+
+    @contextmanager
+    def local_leader_first(self) -> Iterator[None]:
+        """Let one process of a machine do what the others then find done."""
+        if self.size > 1 and self.local_rank > 0:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.local_rank == 0:
+            dist.barrier()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with gradients, batch statistics and first weights in common."""
+        if self.size == 1:
+            return model
+        model = share_batch_norm(model)
+        devices = [self.device] if self.device.type == "cuda" else None
+        # Statistics are the same everywhere already: they are of the whole batch.
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def without_sync(network: nn.Module) -> AbstractContextManager[None]:
+    """While gradients only add up, for a later step to average; the network may be compiled."""
+    no_sync: AbstractContextManager[None] = getattr(network, "no_sync", nullcontext)()
+    return no_sync
+
+
+@contextmanager
+def join() -> Iterator[Team]:
+    """The team that torchrun's environment names, or a team of one.
+
+    Raises: TrainingError where another process of the team is lost.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield Team()
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_device())
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    try:
+        yield Team(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+    except RuntimeError as error:
+        if not lost_contact(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"another process of the training is lost: {reason}") from None
+    finally:
+        dist.destroy_process_group()
+
+
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether a collective operation failed, and not the computation around it."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process in place of one that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
