@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import get_model
 
 from training.cli import main
 from training.recipe import SHIPPED, load_recipe
-from training.summary import classifier_of, summarise, summarise_recipe
+from training.summary import Layer, classifier_of, summarise, summarise_recipe
 
 RECIPES = sorted(file.stem for file in SHIPPED.glob("*.toml"))
 
@@ -51,25 +52,33 @@ def test_cats_vs_dogs_is_the_network_of_the_courses() -> None:
     assert sum(row.parameters for row in rows) == 1_639_489
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_s_summary_is_what_pytorch_computes(name: str) -> None:
-    recipe = load_recipe(name)
-    classifier, shape = classifier_of(recipe)
-    network = classifier.network.eval()
+def require_agreement(network: nn.Module, shape: tuple[int, ...], rows: list[Layer]) -> None:
+    """Hold a summary against what PyTorch gives for an image."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for path, module in network.named_modules():
+    for path, module in network.eval().named_modules():
         module.register_forward_hook(
             lambda _, __, output, path=path: shapes.update({path: tuple(output.shape[1:])})
         )
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *shape))
-
-    rows = summarise_recipe(recipe)
     assert {row.name: row.output for row in rows} == {row.name: shapes[row.name] for row in rows}
-    assert sum(row.parameters for row in rows) == parameters
+    assert sum(row.parameters for row in rows) == sum(p.numel() for p in network.parameters())
     # A multiply-add is two operations to PyTorch.
     assert 2 * sum(row.multiply_adds for row in rows) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_s_summary_is_what_pytorch_computes(name: str) -> None:
+    classifier, shape = classifier_of(load_recipe(name))
+    require_agreement(classifier.network, shape, summarise_recipe(load_recipe(name)))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"]
+)
+def test_networks_of_others_are_summarised_too(name: str) -> None:
+    rows = summarise(get_model(name, weights=None), (3, 64, 64))
+    require_agreement(get_model(name, weights=None), (3, 64, 64), rows)
 
 
 def test_command(capsys: pytest.CaptureFixture[str]) -> None:
