@@ -87,6 +87,7 @@ def test_differing_keys_are_dotted() -> None:
         ({"name": "cnn", "filter": [8]}, "unknown key 'filter'; did you mean 'filters'"),
         ({"name": "cnn", "dropout": 2}, "dropout"),
         ({"name": "cnn", "filters": [8] * 6}, "leave stages out"),
+        ({"name": "fast", "widths": [8] * 5}, "need images of 33 pixels a side"),
     ],
 )
 def test_bad_network(network: dict[str, object], message: str) -> None:

@@ -56,7 +56,13 @@ class Fast(nn.Module):
         self, input_shape: tuple[int, int, int], classes: int, parameters: FastParameters
     ) -> None:
         super().__init__()
-        channels = input_shape[0]
+        channels, height, width = input_shape
+        need = 2 ** len(parameters.widths) + STEM - 1
+        if min(height, width) < need:
+            raise ValueError(
+                f"{len(parameters.widths)} groups of widths need images of {need} pixels a side, "
+                f"these have {height} x {width}; leave groups out"
+            )
         # Both signs of every eigenvector of a patch.
         stem_filters = 2 * channels * STEM**2
         self.stem = nn.Conv2d(channels, stem_filters, STEM, bias=False)
