@@ -35,11 +35,14 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRSchedul
     """The learning rate over all `steps` of the run, advanced once per step."""
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
+    warmup = recipe.warmup_share
+    if warmup * steps == 1.0:  # OneCycleLR divides by what the warm-up has beyond its first step
+        warmup *= 1 + 1e-6
     return OneCycleLR(
         optimizer,
         max_lr=recipe.learning_rate,
         total_steps=steps,
-        pct_start=recipe.warmup_share,
+        pct_start=warmup,
         cycle_momentum=False,  # the recipe's momentum holds throughout
     )
 
