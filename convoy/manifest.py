@@ -122,6 +122,9 @@ class Manifest(_Record):
     """Whether exactly one class is right, or any number of them."""
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the classes, by index."""
+    thresholds: tuple[Share, ...] | None = None
+    """Of a multi-label model, per class: a label is given where its probability is above it; null:
+    one half for all."""
     input: InputSpec
     """The pixels the model is fed."""
     precision: Literal["fp32", "fp16", "int8"]
@@ -151,12 +154,20 @@ class Manifest(_Record):
         return self
 
     @model_validator(mode="after")
+    def _thresholds_are_of_several_labels(self) -> Manifest:
+        if self.thresholds is not None and self.task != "multi-label":
+            raise ValueError("thresholds are for multi-label models only")
+        return self
+
+    @model_validator(mode="after")
     def _figures_are_per_label(self) -> Manifest:
         lists: list[tuple[object, ...]] = []
         for quality in self.quality:
             lists += [quality.precision, quality.recall, *quality.confusion]
             optional = (quality.f1, quality.roc_auc, quality.confusion)
             lists += [figures for figures in optional if figures]
+        if self.thresholds is not None:
+            lists.append(self.thresholds)
         if self.baseline is not None:
             lists.append(self.baseline.class_shares)
         if any(len(figures) != len(self.labels) for figures in lists):

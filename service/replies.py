@@ -7,6 +7,7 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
+from convoy.manifest import Manifest
 from convoy.v1 import image_classifier_pb2 as pb
 from service.batching import Item
 from service.served import Rows, Scores, ServedModel
@@ -35,7 +36,15 @@ def describe(model: ServedModel, default: str | None) -> pb.Model:
         max_batch_size=model.max_batch_size,
         test_accuracy=quality.accuracy if quality else 0.0,
         test_split=quality.split if quality else "",
+        thresholds=_thresholds(manifest),
     )
+
+
+def _thresholds(manifest: Manifest) -> tuple[float, ...]:
+    """Of every class of a multi-label model, chosen by its makers or one half."""
+    if manifest.task == "single-label":
+        return ()
+    return manifest.thresholds or (0.5,) * len(manifest.labels)
 
 
 def answer(

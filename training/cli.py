@@ -77,7 +77,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="the data set's folder or CSV")
     parser.add_argument(
         "--models", type=Path, metavar="DIR", default=Path("models"),
         help="where the bundle goes, as NAME/VERSION (default: models)",
@@ -92,7 +92,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_evaluate)
     parser.add_argument("bundle", type=Path, help="the bundle's folder, models/NAME/VERSION")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="the data set's folder or CSV")
     parser.add_argument(
         "--folder", action="store_true",
         help="measure on every image of --data, one folder per class, whatever it was trained on",
@@ -104,7 +104,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_preview(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_preview)
     _add_recipe(parser)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="the data set's folder or CSV")
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="a PNG file")
     parser.add_argument("--images", type=_count, default=8, help="rows (default: 8)")
     parser.add_argument("--versions", type=_count, default=6, help="of each (default: 6)")

@@ -31,7 +31,7 @@ def evaluate_bundle(
     model, manifest = OnnxModel(bundle.model_path), bundle.manifest
     answers = [model.predict(split.images, manifest.max_batch_size) for split in tests]
     return [
-        measure(split, answer, temperature=manifest.temperature)
+        measure(split, answer, manifest.thresholds, manifest.temperature)
         for split, answer in zip(tests, answers, strict=True)
     ]
 

@@ -28,14 +28,17 @@ from convoy.bundle import (
 )
 from convoy.imaging import InputSpec, decode
 from training.classifier import Classifier
-from training.datasets import Split, open_source, split_training
+from training.datasets import Labelled, Split, open_source, split_training
 from training.datasets.folder import SUFFIXES, read_image
+from training.datasets.location import OWN
 from training.errors import TrainingError
 from training.measure import OnnxModel, baseline, measure
-from training.metrics import Probabilities
+from training.metrics import Probabilities, share_right
+from training.recipe import Recipe
 from training.report import render_report
 from training.runs import Run
 from training.temperature import fit_temperature
+from training.thresholds import choose_thresholds
 
 OPSET = 20
 """The first with Gelu as one operator, which ONNX Runtime computes in one pass."""
@@ -94,10 +97,7 @@ def export_run(
     classifier = Classifier(run.recipe, source.spec, len(source.labels))
     classifier.load_state_dict(checkpoint["best"])
     deployed = Deployed(classifier).eval()
-    if run.recipe.temperature_scaling and classifier.objective.logits:
-        validation = split_training(source, run.recipe).validation
-        outputs, targets = deployed.outputs(validation.images), torch.from_numpy(validation.labels)
-        deployed.temperature = fit_temperature(run.recipe, outputs, targets)
+    thresholds = calibrate(deployed, run.recipe, split_training(source, run.recipe).validation)
 
     tests = source.tests()
     graph = to_onnx(deployed, source.spec)
@@ -113,6 +113,7 @@ def export_run(
         license=run.recipe.license,
         task="multi-label" if run.recipe.objective == "multi-label" else "single-label",
         labels=source.labels,
+        thresholds=thresholds,
         input=source.spec,
         precision="fp32",
         opset=OPSET,
@@ -121,7 +122,7 @@ def export_run(
         files={},
         training=_provenance(run, checkpoint["log"], classifier),
         quality=tuple(
-            measure(split, answer, temperature=deployed.temperature)
+            measure(split, answer, thresholds, deployed.temperature)
             for split, answer in zip(tests, answers, strict=True)
         ),
         baseline=baseline(tests[0], answers[0]),
@@ -132,6 +133,16 @@ def export_run(
         REPORT_FILE: render_report(manifest, checkpoint["log"], tests[0], answers[0]).encode(),
     }
     return write_bundle(models, manifest, files)
+
+
+def calibrate(deployed: Deployed, recipe: Recipe, validation: Labelled) -> tuple[float, ...] | None:
+    """Fit what validation images decide: sets the temperature; returns the labels' thresholds."""
+    if recipe.temperature_scaling and deployed.classifier.objective.logits:
+        outputs, targets = deployed.outputs(validation.images), torch.from_numpy(validation.labels)
+        deployed.temperature = fit_temperature(recipe, outputs, targets)
+    if recipe.objective != "multi-label":
+        return None
+    return choose_thresholds(validation.labels, deployed.predict(validation.images))
 
 
 def to_onnx(deployed: Deployed, spec: InputSpec) -> bytes:
@@ -172,7 +183,7 @@ def require_parity(deployed: Deployed, graph: bytes, tests: Sequence[Split]) -> 
             )
     for split in tests:
         theirs, ours = (
-            float((answer(split.images).argmax(axis=1) == split.labels).mean())
+            share_right(split.labels, answer(split.images))
             for answer in (model.predict, deployed.predict)
         )
         if abs(theirs - ours) > MAX_ACCURACY_DIFFERENCE:
@@ -217,7 +228,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 def _provenance(run: Run, log: Sequence[dict[str, float]], classifier: Classifier) -> Provenance:
     source = run.recipe.source
     return Provenance(
-        dataset=Path(run.environment["data"]).name if source == "folder" else source,
+        dataset=Path(run.environment["data"]).name if source in OWN else source,
         dataset_sha256=run.environment["dataset_sha256"],
         recipe=run.recipe.model_dump(mode="json"),
         seed=run.recipe.seed,

@@ -50,6 +50,12 @@ def decide(
     return labels[:, None] == classes, best[:, None] == classes
 
 
+def share_right(labels: Labels, probabilities: Probabilities) -> float:
+    """Share of images that are classified right."""
+    truth, given = decide(labels, probabilities)
+    return float((truth == given).all(axis=1).mean())
+
+
 def per_class(truth: Flags, given: Flags) -> tuple[NDArray[np.float64], ...]:
     """Precision, recall and their harmonic mean F1 of each class; 0 where undefined."""
     both = (truth & given).sum(axis=0)

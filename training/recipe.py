@@ -80,18 +80,20 @@ class Recipe(_Table):
     license: str | None = None
     """Goes into the manifest: SPDX identifier of the terms the weights are under."""
 
-    source: Literal["cifar10", "mnist", "fashion-mnist", "folder"]
-    """`folder`: one folder of images per class."""
+    source: Literal["cifar10", "mnist", "fashion-mnist", "garments", "folder", "table"]
+    """`garments`: two articles of Fashion-MNIST in a picture; `folder`: one folder of images per
+    class; `table`: a CSV file of images and the labels of each."""
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64
-    """`folder` only: side in pixels of the network's input."""
+    """`folder` and `table`: side in pixels of the network's input."""
     resize: Literal["center-crop", "stretch"] = "center-crop"
-    """`folder` only: how a photo becomes that square."""
+    """`folder` and `table`: how a photo becomes that square."""
     channels: Literal[1, 3] = 3
-    """`folder` only: 1 trains on grey."""
+    """`folder` and `table`: 1 trains on grey."""
     validation_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
     """Share of the training images held out to choose the best epoch."""
     test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
-    """`folder` without a test folder: share of the images held out to measure the result."""
+    """`table`, and `folder` without a test folder: share of the images held out to measure the
+    result."""
 
     network: Network = Network()
     objective: Literal["softmax", "sigmoid", "multi-label", "margin"] = "softmax"
@@ -139,6 +141,15 @@ class Recipe(_Table):
     """Let torch.compile make code for the network: a minute at the start for faster steps."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the splits, the first weights, the order of images and their augmentation."""
+
+    @model_validator(mode="after")
+    def _objective_fits_the_source(self) -> Self:
+        several = self.source in ("garments", "table")
+        if several and self.objective != "multi-label":
+            raise ValueError(f"objective must be 'multi-label' for source {self.source!r}")
+        if self.objective == "multi-label" and not several:
+            raise ValueError("objective 'multi-label' needs source 'table' or 'garments'")
+        return self
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:

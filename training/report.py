@@ -47,14 +47,16 @@ th, td {{ padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #ddd; text-a
 def render_report(manifest: Manifest, log: Log, split: Split, probabilities: Probabilities) -> str:
     """The page; its figures are of the first test split."""
     quality = manifest.quality[0]
-    sections = (
+    sections = [
         ("Quality on the test splits", _quality_table(manifest.quality)),
         ("Learning curves", _svg(_learning_curves(log), "loss and accuracy by epoch")),
-        (f"Classes, on {quality.split}", _class_table(manifest.labels, quality)),
-        ("Confusion matrix", _svg(_confusion(manifest.labels, quality), "confusion matrix")),
+        (f"Classes, on {quality.split}", _class_table(manifest, split)),
         ("Reliability", _svg(_reliability(split, probabilities), "accuracy by confidence")),
         ("Provenance", _provenance_table(manifest)),
-    )
+    ]
+    if quality.confusion:
+        drawing = _svg(_confusion(manifest.labels, quality), "confusion matrix")
+        sections.insert(3, ("Confusion matrix", drawing))
     body = "\n".join(f"<h2>{html.escape(title)}</h2>\n{content}" for title, content in sections)
     return _PAGE.format(title=html.escape(f"{manifest.name} {manifest.version}"), body=body)
 
@@ -67,15 +69,20 @@ def _quality_table(qualities: Iterable[Quality]) -> str:
     return _table(("split", "images", "accuracy", "calibration error"), rows)
 
 
-def _class_table(labels: Sequence[str], quality: Quality) -> str:
-    counts = [sum(row) for row in quality.confusion]
-    rows = [
-        (label, f"{count:,}", f"{precision:.1%}", f"{recall:.1%}")
-        for label, count, precision, recall in zip(
-            labels, counts, quality.precision, quality.recall, strict=True
-        )
-    ]
-    return _table(("class", "images", "precision", "recall"), rows)
+def _class_table(manifest: Manifest, split: Split) -> str:
+    labels, quality = manifest.labels, manifest.quality[0]
+    one = split.labels.ndim == 1
+    flags = split.labels[:, None] == np.arange(len(labels)) if one else split.labels
+    columns: dict[str, Iterable[str]] = {
+        "class": labels,
+        "images": [f"{count:,}" for count in flags.sum(axis=0, dtype=int)],
+        "precision": map("{:.1%}".format, quality.precision),
+        "recall": map("{:.1%}".format, quality.recall),
+        "F1": map("{:.1%}".format, quality.f1),
+    }
+    if manifest.thresholds is not None:
+        columns["threshold"] = map("{:.3f}".format, manifest.thresholds)
+    return _table(list(columns), zip(*columns.values(), strict=True))
 
 
 def _provenance_table(manifest: Manifest) -> str:

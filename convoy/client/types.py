@@ -76,6 +76,9 @@ class Model:
     test_accuracy: float | None
     """0 to 1, on `test_split`; None where the model does not say."""
     test_split: str | None
+    thresholds: tuple[float, ...]
+    """Of each class of a multi-label model, which is there where its probability is above; else
+    empty."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -121,6 +124,7 @@ def parse_model(message: pb.Model) -> Model:
         max_batch_size=message.max_batch_size,
         test_accuracy=message.test_accuracy if message.test_split else None,
         test_split=message.test_split or None,
+        thresholds=tuple(message.thresholds),
     )
 
 

@@ -131,7 +131,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "is_default", "task", "labels", "height", "width", "channels", "precision", "provider", "max_batch_size", "test_accuracy", "test_split")
+    __slots__ = ("name", "version", "is_default", "task", "labels", "height", "width", "channels", "precision", "provider", "max_batch_size", "test_accuracy", "test_split", "thresholds")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class Model(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     TEST_SPLIT_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     is_default: bool
@@ -158,4 +159,5 @@ class Model(_message.Message):
     max_batch_size: int
     test_accuracy: float
     test_split: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., is_default: bool = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., precision: _Optional[str] = ..., provider: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., test_accuracy: _Optional[float] = ..., test_split: _Optional[str] = ...) -> None: ...
+    thresholds: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., is_default: bool = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., precision: _Optional[str] = ..., provider: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., test_accuracy: _Optional[float] = ..., test_split: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ...) -> None: ...

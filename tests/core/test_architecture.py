@@ -60,7 +60,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("errors",),
         ("metrics", "recipe"),
         ("augment", "datasets", "networks", "objectives"),
-        ("classifier", "measure", "runs", "temperature"),
+        ("classifier", "measure", "runs", "temperature", "thresholds"),
         ("batchnorm", "listing", "optimize", "tracking"),
         ("distributed",),
         ("feed",),

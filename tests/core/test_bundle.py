@@ -159,6 +159,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no labels": (edit(labels=None), "manifest.json: labels: Field required"),
     "same labels": (edit(labels=["a", "a", "b"]), "labels must be distinct"),
     "fewer labels": (edit(labels=["a", "b"]), "figures per class must be 2"),
+    "fewer thresholds": (
+        edit(task="multi-label", thresholds=[0.5]),
+        "figures per class must be 3",
+    ),
+    "needless thresholds": (edit(thresholds=[0.5] * 3), "thresholds are for multi-label models"),
     "unknown field": (edit(colour="red"), "manifest.json: colour"),
     "other name": (edit(name="roses"), "is of roses/3, but lies in flowers/3"),
     "other version": (edit(version=4), "is of flowers/4, but lies in flowers/3"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from convoy.bundle import write_bundle
+from convoy.client.sync import ImageClient
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
 from tests.bundles import expected, make_bundle, solid
@@ -232,3 +233,17 @@ def test_a_model_that_bears_small_batches_only_gets_no_others(tmp_path: Path) ->
         assert len(reply.predictions) == 7
         assert server.metric("convoy_batch_size_bucket", le="2.0") == 4
         assert stub.GetModel(pb.GetModelRequest()).max_batch_size == 2
+
+
+@pytest.mark.parametrize("chosen", [(0.25, 0.5, 0.75), None])
+def test_thresholds_of_several_labels_are_told(
+    tmp_path: Path, chosen: tuple[float, ...] | None
+) -> None:
+    bundle = make_bundle(tmp_path / "source")
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+    several = bundle.manifest.model_copy(update={"task": "multi-label", "thresholds": chosen})
+    write_bundle(tmp_path, several, files)
+    with running_server(tmp_path) as server, ImageClient(server.grpc_address) as client:
+        model = client.get_model()
+    assert model.task == "multi-label"
+    assert model.thresholds == (chosen or (0.5, 0.5, 0.5))

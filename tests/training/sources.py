@@ -58,9 +58,18 @@ def _folder(recipe: Recipe, root: Path) -> Path:
     return root
 
 
+def _table(recipe: Recipe, root: Path) -> Path:
+    files = sorted(file.relative_to(root) for file in _folder(recipe, root).rglob("*.png"))
+    rows = [f"{file},photo;{file.parent}\n" for file in files]
+    (root / "labels.csv").write_text("file,labels\n" + "".join(rows))
+    return root / "labels.csv"
+
+
 WRITERS: dict[str, Callable[[Recipe, Path], Path]] = {
     "cifar10": _cifar10,
     "mnist": _idx("MNIST"),
     "fashion-mnist": _idx("FashionMNIST"),
+    "garments": _idx("FashionMNIST"),
     "folder": _folder,
+    "table": _table,
 }

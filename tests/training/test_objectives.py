@@ -36,7 +36,7 @@ def test_sigmoid_needs_two_classes() -> None:
 
 
 def test_multi_label_counts_an_image_whose_labels_are_all_right() -> None:
-    objective = make_objective(tiny_recipe(objective="multi-label"))
+    objective = make_objective(tiny_recipe(source="table", objective="multi-label"))
     logits = torch.tensor([[3.0, -3.0, 3.0], [3.0, 3.0, -3.0]])
     targets = torch.tensor([[1, 0, 1], [1, 0, 0]], dtype=torch.uint8)
     assert objective.right(logits, targets).tolist() == [True, False]

@@ -48,6 +48,7 @@ def test_overrides(tmp_path: Path) -> None:
         ("epochs = 0", "epochs: Input should be greater than or equal to 1"),
         ('optimizer = "adam"', "optimizer: Input should be 'sgd', 'adamw' or 'rmsprop'"),
         ("[augmentation]\njpeg_quality = [90, 60]", "jpeg_quality must be [lowest, highest]"),
+        ('objective = "multi-label"', "objective 'multi-label' needs source 'table' or 'garments'"),
         ("epochs = ", "not a TOML file"),
     ],
 )

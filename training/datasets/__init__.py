@@ -7,14 +7,18 @@ from pathlib import Path
 from training.datasets.base import Labelled, Source, Split, Splits, split_training
 from training.datasets.cifar10 import Cifar10
 from training.datasets.folder import Folder
+from training.datasets.garments import Garments
 from training.datasets.idx import FashionMnist, Mnist
+from training.datasets.table import Table
 from training.recipe import Recipe
 
 SOURCES: dict[str, type[Source]] = {
     "cifar10": Cifar10,
     "mnist": Mnist,
     "fashion-mnist": FashionMnist,
+    "garments": Garments,
     "folder": Folder,
+    "table": Table,
 }
 
 __all__ = ["SOURCES", "Labelled", "Source", "Split", "Splits", "open_source", "split_training"]

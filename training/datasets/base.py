@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,18 @@ from convoy.imaging import InputSpec
 from training.errors import TrainingError
 from training.recipe import Recipe
 
+Targets: TypeAlias = NDArray[np.integer[Any]]
+"""Of each image the index of its class, int64 [N]; or, where several labels may be right at once,
+which of them are, 0 and 1 of uint8 [N, K]."""
+
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Images with the index of their class."""
+    """Images with their classes."""
 
     images: NDArray[np.uint8]
     """[N, H, W, C]"""
-    labels: NDArray[np.int64]
-    """[N]"""
+    labels: Targets
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,20 +93,31 @@ def split_training(source: Source, recipe: Recipe) -> Splits:
 
 
 def stratified_split(
-    labels: NDArray[np.int64], share: float, seed: int
+    labels: Targets, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw `share` of every class, at least one image; rows of the drawn and of the rest, sorted.
+
+    Of images with several labels at once, the rarest label counts as the class.
 
     Raises: TrainingError where a class has only one image.
     """
     random = np.random.default_rng(seed)
+    classes = labels if labels.ndim == 1 else rarest_label(labels)
     held = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) < 2:
+    for label in np.unique(classes):
+        rows = np.flatnonzero(classes == label)
+        if len(rows) < 2 and labels.ndim == 1:
             raise TrainingError(
                 f"class {label} has only one image left to train on: too few to split; add more"
             )
-        held.append(random.permutation(rows)[: max(1, round(share * len(rows)))])
+        count = max(1, round(share * len(rows)))
+        held.append(random.permutation(rows)[: min(count, len(rows) - 1)])
     drawn = np.sort(np.concatenate(held))
     return drawn, np.setdiff1d(np.arange(len(labels)), drawn)
+
+
+def rarest_label(labels: Targets) -> NDArray[np.int64]:
+    """Of flags [N, K], each image's label that the fewest images have; -1 for one without any."""
+    images_with = labels.sum(axis=0, dtype=np.int64)
+    rarest = np.where(labels, images_with, len(labels) + 1).argmin(axis=1)
+    return np.where(labels.any(axis=1), rarest, -1)

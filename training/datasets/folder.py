@@ -34,10 +34,7 @@ class Folder(Source):
     """Photos in one folder per class; the folders' names, sorted, are the labels."""
 
     def __init__(self, root: Path, recipe: Recipe) -> None:
-        size = recipe.image_size
-        self.spec = InputSpec(
-            height=size, width=size, channels=recipe.channels, resize=recipe.resize
-        )
+        self.spec = photo_spec(recipe)
         own = (root / "train").is_dir()
         base = root / "train" if own else root
         self.labels = class_names(base)
@@ -83,6 +80,12 @@ class Folder(Source):
     def _read(self, part: Part) -> Labelled:
         files, labels = part
         return Labelled(read_images(files, self.spec), labels)
+
+
+def photo_spec(recipe: Recipe) -> InputSpec:
+    """The input that a recipe wants photos of any size made into."""
+    size = recipe.image_size
+    return InputSpec(height=size, width=size, channels=recipe.channels, resize=recipe.resize)
 
 
 def class_names(base: Path) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ class Mnist(Source):
 
     labels: tuple[str, ...] = tuple("0123456789")
     spec = InputSpec(height=28, width=28, channels=1)
+    folder = "mnist"
     reader = "MNIST"
     """torchvision's class, which is also the name of the folder that it reads."""
 
@@ -26,8 +27,8 @@ class Mnist(Source):
 
     @classmethod
     def open(cls, recipe: Recipe, root: Path, *, download: bool) -> Self:
-        """Look in `root`, then in `root/<source>`. Raises: TrainingError."""
-        for folder in (root, root / recipe.source):
+        """Look in `root`, then where a collection has it inside. Raises: TrainingError."""
+        for folder in (root, root / cls.folder):
             if (folder / cls.reader / "raw").is_dir():
                 return cls(folder)
         if not download:
@@ -66,4 +67,5 @@ class FashionMnist(Mnist):
         "T-shirt/top", "trouser", "pullover", "dress", "coat",
         "sandal", "shirt", "sneaker", "bag", "ankle boot",
     )  # fmt: skip
+    folder = "fashion-mnist"
     reader = "FashionMNIST"

@@ -12,6 +12,15 @@ from training.errors import TrainingError
 DEFAULT = Path("..") / "shared" / "data"
 CACHE = Path(".cache") / "data"
 
+OWN = {
+    "folder": "name your images' folder with --data; it holds one folder per class",
+    "table": "name your CSV file with --data; its columns are file and labels",
+}
+"""Sources that are the user's own, and how to give them."""
+
+MADE_OF = {"garments": "fashion-mnist"}
+"""Sources that are composed of another one's files."""
+
 
 def find_data(source: str, given: Path | None, *, download: bool = False) -> Path:
     """The folder to look for a source in: the given one as it is, or what CONVOY_DATA points to.
@@ -21,14 +30,14 @@ def find_data(source: str, given: Path | None, *, download: bool = False) -> Pat
     Raises: TrainingError naming what to set.
     """
     if given is not None:
-        if not given.is_dir() and not download:
+        if source != "table" and not given.is_dir() and not download:
             raise TrainingError(f"{given}: no such folder; --data names the data set's folder")
         return given
-    if source == "folder":
-        raise TrainingError("name your images' folder with --data; it holds one folder per class")
+    if source in OWN:
+        raise TrainingError(OWN[source])
     collection = Path(os.environ.get("CONVOY_DATA", DEFAULT))
     if (collection / "unpack.py").is_file():
-        return _unpack(collection, source)
+        return _unpack(collection, MADE_OF.get(source, source))
     if collection.is_dir():
         return collection
     if download:

@@ -1,0 +1,115 @@
+"""Photos with any number of labels each, from a CSV file with a row per photo:
+
+file,labels
+2024/beach.jpg,sea;sand;dog
+2024/desk.jpg,
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.datasets.base import Labelled, Source, Split, stratified_split
+from training.datasets.folder import photo_spec, read_images
+from training.errors import TrainingError
+from training.recipe import Recipe
+
+COLUMNS = ("file", "labels")
+SEPARATOR = ";"
+FEWEST_IMAGES = 3
+"""Of a label: one to learn it from, one to choose by, one to measure."""
+
+Rows = dict[Path, frozenset[str]]
+"""Every photo, in the file's order, and its labels."""
+
+
+class Table(Source):
+    """Photos listed in a CSV file, relative to its folder; every label that occurs, sorted."""
+
+    def __init__(self, file: Path, recipe: Recipe) -> None:
+        self.spec = photo_spec(recipe)
+        rows = read_table(file)
+        self.labels = label_names(file, rows)
+        self._files = list(rows)
+        self._targets = np.array(
+            [[name in names for name in self.labels] for names in rows.values()], np.uint8
+        )
+        self._test, self._training = stratified_split(self._targets, recipe.test_share, recipe.seed)
+
+    @classmethod
+    def open(cls, recipe: Recipe, root: Path, *, download: bool) -> Self:
+        """Read the CSV file at `root`; the photos are read later. Raises: TrainingError."""
+        return cls(root, recipe)
+
+    def training(self) -> Labelled:
+        """All photos but the test share."""
+        return self._read(self._training)
+
+    def tests(self) -> list[Split]:
+        """The share that was held out."""
+        test = self._read(self._test)
+        return [Split(test.images, test.labels, f"test-{len(test)}")]
+
+    def _read(self, rows: NDArray[np.int64]) -> Labelled:
+        images = read_images([self._files[row] for row in rows], self.spec)
+        return Labelled(images, self._targets[rows])
+
+
+def read_table(file: Path) -> Rows:
+    """Every row of a CSV file. Raises: TrainingError naming the line."""
+    rows: Rows = {}
+    for where, name, labels in _cells(file):
+        photo = file.parent / name
+        if not photo.is_file():
+            raise TrainingError(f"{where}: {photo}: no such file; mend the path or remove the row")
+        if photo in rows:
+            raise TrainingError(f"{where}: {photo} stands twice; put all of its labels in one row")
+        rows[photo] = frozenset(filter(None, map(str.strip, labels.split(SEPARATOR))))
+    if not rows:
+        raise TrainingError(f"{file}: holds no rows; write one for each photo, as file,labels")
+    return rows
+
+
+def label_names(file: Path, rows: Rows) -> tuple[str, ...]:
+    """All labels, sorted. Raises: TrainingError naming one that too few photos have."""
+    counts = Counter(name for names in rows.values() for name in names)
+    if not counts:
+        raise TrainingError(f"{file}: no photo has a label; write them as one;another")
+    name, count = min(sorted(counts.items()), key=lambda item: item[1])
+    if count < FEWEST_IMAGES:
+        raise TrainingError(
+            f"{file}: label {name!r} is on {count} photo{'s' * (count != 1)}; "
+            f"it takes {FEWEST_IMAGES} to learn, choose and measure by: add some or remove it"
+        )
+    return tuple(sorted(counts))
+
+
+def _cells(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Where a row stands, and its two cells."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened, strict=True)
+            _check_columns(file, reader.fieldnames or ())
+            for row in reader:
+                where = f"{file}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise TrainingError(f"{where}: not {len(COLUMNS)} cells; quote a comma")
+                yield where, row["file"], row["labels"]
+    except OSError as error:
+        raise TrainingError(f"{file}: {error.strerror}; --data names the CSV file") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise TrainingError(f"{file}: not a CSV file in UTF-8: {error}") from None
+
+
+def _check_columns(file: Path, found: Sequence[str]) -> None:
+    if unknown := [column for column in found if column not in COLUMNS]:
+        raise TrainingError(f"{file}: unknown column {unknown[0]!r}; it takes file and labels")
+    if missing := [column for column in COLUMNS if column not in found]:
+        raise TrainingError(f"{file}: has no column {missing[0]!r}; the first line is file,labels")
