@@ -6,6 +6,7 @@ A bundle is the folder `<models>/<name>/<version>/`:
                     output `probabilities` float32 [N, K], softmax or sigmoid inside the graph
     manifest.json   what it is, where it came from, how good it is: `Manifest`
     golden.npz      a few real inputs and the outputs they must give: `Golden`
+    log.jsonl       what each epoch of its training measured, where it was trained here
     report.html     for people
 
 It is read with `Bundle.open` and written with `write_bundle`, nowhere else.
@@ -41,6 +42,7 @@ from convoy.manifest import (
 __all__ = [
     "GOLDEN_FILE",
     "INPUT_NAME",
+    "LOG_FILE",
     "MANIFEST_FILE",
     "MODEL_FILE",
     "OUTPUT_NAME",
@@ -60,6 +62,7 @@ __all__ = [
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+LOG_FILE = "log.jsonl"
 REPORT_FILE = "report.html"
 
 INPUT_NAME = "images"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convoy.errors import ConvoyError
+from training.bundle_commands import add_evaluate, add_report
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_fit(commands.add_parser("fit", help="train a network and export it"))
     _add_export(commands.add_parser("export", help="write a bundle from a run's best epoch"))
-    _add_evaluate(commands.add_parser("evaluate", help="measure a bundle on test images"))
+    add_evaluate(commands.add_parser("evaluate", help="measure a bundle on test images"))
+    add_report(commands.add_parser("report", help="make a bundle's page again"))
     _add_preview(commands.add_parser("preview", help="draw training images and augmented ones"))
     _add_summary(commands.add_parser("summary", help="print a network layer by layer"))
     _add_runs(commands.add_parser("runs", help="list the runs of a folder"))
@@ -87,18 +89,6 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--golden", type=Path, metavar="DIR",
         help="folder of image files to prove the bundle with (default: eight test images)",
     )  # fmt: skip
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_evaluate)
-    parser.add_argument("bundle", type=Path, help="the bundle's folder, models/NAME/VERSION")
-    parser.add_argument("--data", type=Path, metavar="PATH", help="the data set's folder or CSV")
-    parser.add_argument(
-        "--folder", action="store_true",
-        help="measure on every image of --data, one folder per class, whatever it was trained on",
-    )  # fmt: skip
-    parser.add_argument("--split", metavar="NAME", help="only this test split")
-    parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def _add_preview(parser: argparse.ArgumentParser) -> None:
@@ -198,22 +188,6 @@ def _export(arguments: argparse.Namespace) -> None:
     data = arguments.data or Path(run.environment["data"])
     bundle = export_run(run, arguments.models, data, name=arguments.name, golden=arguments.golden)
     _show(bundle)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from convoy.bundle import Bundle
-    from training.datasets.location import find_data
-    from training.evaluate import describe_quality, evaluate_bundle, trained_recipe
-
-    bundle = Bundle.open(arguments.bundle.absolute())
-    source = "folder" if arguments.folder else trained_recipe(bundle).source
-    data = find_data(source, arguments.data)
-    measured = evaluate_bundle(bundle, data, folder=arguments.folder, only=arguments.split)
-    if arguments.json:
-        print(json.dumps([quality.model_dump(mode="json") for quality in measured], indent=2))
-    else:
-        labels = bundle.manifest.labels
-        print("\n\n".join(describe_quality(quality, labels) for quality in measured))
 
 
 def _preview(arguments: argparse.Namespace) -> None:

@@ -1,39 +1,72 @@
-"""Measure a bundle: its ONNX file over test images, whoever trained it."""
+"""Look at a bundle: its ONNX file over test images, whoever trained it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from convoy.bundle import Bundle, Manifest, Quality
+from convoy.bundle import LOG_FILE, Bundle, Manifest, Quality
 from training.datasets import Split, open_source
 from training.datasets.folder import class_names, list_images, read_images
 from training.errors import TrainingError
 from training.measure import OnnxModel, measure
 from training.metrics import wilson_interval
 from training.recipe import Recipe, parse_recipe
+from training.report import render_report
 
 
-def evaluate_bundle(
+def evaluate_bundle(bundle: Bundle, tests: Iterable[Split]) -> list[Quality]:
+    """Measure the ONNX file on test splits that `find_tests` read."""
+    model, manifest = OnnxModel(bundle.model_path), bundle.manifest
+    return [
+        measure(
+            split,
+            model.predict(split.images, manifest.max_batch_size),
+            manifest.thresholds,
+            manifest.temperature,
+        )
+        for split in tests
+    ]
+
+
+def report_bundle(bundle: Bundle, tests: Sequence[Split]) -> str:
+    """The bundle's page made again; with tests, its figures are measured again too."""
+    manifest, batch = bundle.manifest, bundle.manifest.max_batch_size
+    if tests:
+        quality = tuple(evaluate_bundle(bundle, tests))
+        manifest = manifest.model_copy(update={"quality": quality})
+    model = OnnxModel(bundle.model_path)
+    measured = [(split, model.predict(split.images, batch)) for split in tests[:1]]
+    graph = bundle.model_path.read_bytes()
+    return render_report(manifest, graph, bundle.golden(), read_log(bundle), measured)
+
+
+def read_log(bundle: Bundle) -> list[dict[str, Any]]:
+    """The log of the run that the bundle came from; empty where it has none."""
+    if LOG_FILE not in bundle.manifest.files:
+        return []
+    return [json.loads(line) for line in (bundle.path / LOG_FILE).read_text().splitlines()]
+
+
+def find_tests(
     bundle: Bundle, data: Path, *, folder: bool = False, only: str | None = None
-) -> list[Quality]:
-    """Measure on the test splits of the data set it was trained on, or on a whole image folder.
+) -> list[Split]:
+    """The test splits of the data set it was trained on, or a whole image folder as one.
 
-    Raises: TrainingError where the data do not fit the bundle; BundleError.
+    Raises: TrainingError where the data do not fit the bundle.
     """
     tests = [folder_split(bundle.manifest, data)] if folder else test_splits(bundle, data)
-    if only is not None:
+    if only is None:
+        return tests
+    chosen = [split for split in tests if split.name == only]
+    if not chosen:
         names = ", ".join(split.name for split in tests)
-        tests = [split for split in tests if split.name == only]
-        if not tests:
-            raise TrainingError(f"{data}: has no test split {only!r}, only {names}")
-    model, manifest = OnnxModel(bundle.model_path), bundle.manifest
-    answers = [model.predict(split.images, manifest.max_batch_size) for split in tests]
-    return [
-        measure(split, answer, manifest.thresholds, manifest.temperature)
-        for split, answer in zip(tests, answers, strict=True)
-    ]
+        raise TrainingError(f"{data}: has no test split {only!r}, only {names}")
+    return chosen
 
 
 def trained_recipe(bundle: Bundle) -> Recipe:

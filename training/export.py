@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from convoy.bundle import (
     GOLDEN_FILE,
     INPUT_NAME,
+    LOG_FILE,
     MODEL_FILE,
     OUTPUT_NAME,
     REPORT_FILE,
@@ -127,10 +129,14 @@ def export_run(
         ),
         baseline=baseline(tests[0], answers[0]),
     )
+    proof = make_golden(model, source.spec, tests[0], golden)
+    measured = list(zip(tests, answers, strict=True))
+    page = render_report(manifest, graph, proof, checkpoint["log"], measured)
     files = {
         MODEL_FILE: graph,
-        GOLDEN_FILE: make_golden(model, source.spec, tests[0], golden).to_bytes(),
-        REPORT_FILE: render_report(manifest, checkpoint["log"], tests[0], answers[0]).encode(),
+        GOLDEN_FILE: proof.to_bytes(),
+        LOG_FILE: "".join(json.dumps(entry) + "\n" for entry in checkpoint["log"]).encode(),
+        REPORT_FILE: page.encode(),
     }
     return write_bundle(models, manifest, files)
 

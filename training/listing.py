@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from convoy.bundle import LOG_FILE
 from training.errors import TrainingError
-from training.runs import ENVIRONMENT_FILE, LOG_FILE, RECIPE_FILE, best_entry
+from training.runs import ENVIRONMENT_FILE, RECIPE_FILE, best_entry
 
 HEAD = (
     "run", "started", "recipe", "network", "epochs", "of", "best", "accuracy", "loss",

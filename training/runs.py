@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convoy.bundle import LOG_FILE
 from training.errors import TrainingError
 from training.recipe import Recipe, differing_keys, parse_recipe
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 RECIPE_FILE = "recipe.json"
 ENVIRONMENT_FILE = "environment.json"
-LOG_FILE = "log.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
 
 LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")

@@ -66,6 +66,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("feed",),
         ("report", "train"),
         ("evaluate", "export", "preview", "summary"),
+        ("bundle_commands",),
         ("",),
         ("cli",),
         ("__main__",),

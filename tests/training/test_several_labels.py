@@ -15,7 +15,7 @@ from training.datasets import Labelled, open_source, split_training
 from training.datasets.base import stratified_split
 from training.datasets.garments import pair
 from training.errors import TrainingError
-from training.evaluate import describe_quality, evaluate_bundle
+from training.evaluate import describe_quality, evaluate_bundle, find_tests
 from training.export import export_run
 from training.metrics import decide, per_class
 from training.recipe import Recipe, load_recipe
@@ -60,7 +60,7 @@ def test_from_a_table_to_a_service(tmp_path: Path) -> None:
     assert manifest.training.dataset == "labels.csv"
     assert quality.macro_f1 is not None
     assert quality.macro_f1 > 0.8
-    assert evaluate_bundle(bundle, table) == [quality]
+    assert evaluate_bundle(bundle, find_tests(bundle, table)) == [quality]
     assert "predicted as" not in describe_quality(quality, manifest.labels)
     assert "Confusion" not in (bundle.path / "report.html").read_text()
     with running_server(tmp_path / "models") as server, ImageClient(server.grpc_address) as client:
