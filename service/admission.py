@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 
 from service.errors import InvalidRequest, QueueFull, QueueTooLong
@@ -14,6 +14,21 @@ LEAST_RETRY_SECONDS = 0.01
 # The pace varies from batch to batch. Without a margin the queue would settle where every answer
 # comes at its deadline, and half of them just after it: a third of the work done in vain.
 MARGIN = 1.25
+
+
+@dataclass(slots=True)
+class Room:
+    """What one request holds of the queue."""
+
+    admission: Admission
+    images: int
+    size: int
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self.admission.leave(self)
 
 
 class Admission:
@@ -41,9 +56,8 @@ class Admission:
         self._window_start = 0.0
         self._window_images = 0
 
-    @contextmanager
-    def admit(self, images: int, size: int, *, deadline: float) -> Iterator[None]:
-        """Hold room for `images` images and `size` bytes until the end of the block.
+    def admit(self, images: int, size: int, *, deadline: float) -> Room:
+        """Take room for `images` images and `size` bytes; a `with` block gives it back at its end.
 
         Raises: InvalidRequest where the room is too small even when empty; QueueFull and
         QueueTooLong at once: better now than after a wait in vain.
@@ -54,13 +68,14 @@ class Admission:
         if before < self._saturated <= self._images:
             self._seconds_per_image = 0.0
             self._window_start, self._window_images = self._clock(), 0
-        try:
-            yield
-        finally:
-            self._images -= images
-            self._bytes -= size
-            if self._images >= self._saturated:
-                self._measure(images)
+        return Room(self, images, size)
+
+    def leave(self, room: Room) -> None:
+        """Give the room back."""
+        self._images -= room.images
+        self._bytes -= room.size
+        if self._images >= self._saturated:
+            self._measure(room.images)
 
     def _check(self, images: int, size: int, deadline: float) -> None:
         if images > self._max_images or size > self._max_bytes:

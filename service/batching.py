@@ -12,6 +12,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Generic, TypeVar
@@ -187,11 +188,8 @@ class Batcher(Generic[T, R]):
     async def _arrival(self, patience: float | None) -> None:
         """Wait for another item, at most `patience` seconds."""
         self._arrived.clear()
-        try:
-            async with asyncio.timeout(patience):
-                await self._arrived.wait()
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), patience)
 
     def _resolve(self, batch: Batch[T, R], results: Sequence[R | Exception]) -> None:
         """Give each item its own result; one that has left must not disturb the others."""

@@ -145,10 +145,7 @@ class ImageClassifier:
         try:
             _require_time(deadline)
             with model.admission.admit(count, size, deadline=deadline):
-                start = monotonic()
-                rows, decoded = await self._rows(request.images, model.spec)
-                decode_seconds = monotonic() - start if decoded else 0.0
-                _require_time(deadline)
+                rows, decode_seconds = await self._rows(request.images, model.spec)
                 items = await model.classify(rows, deadline=deadline)
                 response = answer(request, model, items, top_k)
                 record_times(response.timings, model, items, decode_seconds)
@@ -179,8 +176,8 @@ class ImageClassifier:
             raise InvalidRequest(f"request_id: more than {MAX_NAME} characters")
         return top_k
 
-    async def _rows(self, images: Sequence[pb.Image], spec: InputSpec) -> tuple[Rows, bool]:
-        """Pixels [N, H, W, C] of all images, and whether any had to be decoded."""
+    async def _rows(self, images: Sequence[pb.Image], spec: InputSpec) -> tuple[Rows, float]:
+        """Pixels [N, H, W, C] of all images, and the seconds it took to decode them."""
         encoded = []
         raw = []
         for index, image in enumerate(images):
@@ -193,12 +190,13 @@ class ImageClassifier:
                 raise InvalidRequest(f"images[{index}]: needs either encoded or pixels")
         if not encoded:
             data = raw[0][1] if len(raw) == 1 else b"".join(one for _, one in raw)
-            return np.frombuffer(data, np.uint8).reshape(-1, *spec.shape), False
+            return np.frombuffer(data, np.uint8).reshape(-1, *spec.shape), 0.0
+        start = monotonic()
         rows = np.empty((len(images), *spec.shape), np.uint8)
         for index, data in raw:
             rows[index] = np.frombuffer(data, np.uint8).reshape(spec.shape)
         await self._decoder.decode(encoded, spec, rows)
-        return rows, True
+        return rows, monotonic() - start
 
     async def _outcome(
         self, request: pb.ClassifyRequest, deadline: float

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from service.loading import batch_limit
 from service.metrics import ModelMetrics
 from service.session import Session
 from service.settings import Settings
+from service.worker import Worker
 
 Rows = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -36,7 +36,7 @@ class ServedModel:
         self.max_batch_size = batch_limit(manifest, settings.max_batch_size)
         self.metrics = metrics
         self._session = session
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"onnxruntime-{manifest.name}")
+        self._worker = Worker(f"onnxruntime-{manifest.name}")
         self.admission = Admission(
             max_images=settings.max_queue_size,
             max_bytes=settings.max_queue_bytes,
@@ -76,12 +76,10 @@ class ServedModel:
     async def close(self) -> None:
         """Stop the batcher and let the session go."""
         await self._batcher.close()
-        self._thread.shutdown(wait=False)
+        self._worker.close()
 
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, run_rows, self._session, batch, len(self.labels)
-        )
+        return await self._worker.run(run_rows, self._session, batch, len(self.labels))
 
 
 def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores | Exception]:

@@ -46,7 +46,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     "service": [
         ("errors", "logs"),
         ("deadlines", "settings", "status", "wire"),
-        ("admission", "batching", "decoding", "metrics", "session"),
+        ("admission", "batching", "decoding", "metrics", "session", "worker"),
         ("loading", "served"),
         ("repository",),
         ("replies", "streaming"),

@@ -1,0 +1,45 @@
+"""The worker: results and errors come back, in order, whoever has left."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from service.worker import Worker
+
+
+def test_runs_in_a_thread_of_its_own_and_returns() -> None:
+    async def work() -> None:
+        worker = Worker("here")
+        assert await worker.run(lambda: threading.current_thread().name) == "here"
+        assert await worker.run(divmod, 7, 2) == (3, 1)
+        worker.close()
+
+    asyncio.run(work())
+
+
+def test_an_error_is_the_caller_s_and_the_thread_lives() -> None:
+    async def work() -> None:
+        worker = Worker("here")
+        with pytest.raises(ZeroDivisionError):
+            await worker.run(divmod, 1, 0)
+        assert await worker.run(abs, -1) == 1
+        worker.close()
+
+    asyncio.run(work())
+
+
+def test_a_caller_who_leaves_disturbs_nobody() -> None:
+    async def work() -> None:
+        worker, gate = Worker("here"), threading.Event()
+        gone = asyncio.create_task(worker.run(gate.wait))
+        after = asyncio.create_task(worker.run(abs, -2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        gate.set()
+        assert await after == 2
+        worker.close()
+
+    asyncio.run(work())
