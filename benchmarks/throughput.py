@@ -51,6 +51,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "examples" / "photos" / "cat.jpg"
 BARE_BATCH = 32
 STREAM_MESSAGES = 64
+YARDSTICKS = ("prototype, unary", "uncounted, unary")
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,8 @@ def contenders(
     ]
     if load.image.WhichOneof("content") == "pixels":
         found += [
-            served("prototype, unary", plain, unary, "Classify", 1, load.in_flight),
-            served("uncounted, unary", uncounted, unary, "Classify", 1, load.in_flight),
+            served(YARDSTICKS[0], plain, unary, "Classify", 1, load.in_flight),
+            served(YARDSTICKS[1], uncounted, unary, "Classify", 1, load.in_flight),
         ]
     return found
 
@@ -203,14 +204,18 @@ def measure(found: list[Contender], rounds: int, seconds: float) -> list[dict[st
             "contender": one.name,
             "images_per_second": statistics.median(rates[one.name]),
             "range": [min(rates[one.name]), max(rates[one.name])],
-            "of_bare": statistics.median(
-                mine / theirs
-                for mine, theirs in zip(rates[one.name], rates[found[0].name], strict=True)
-            ),
+            "of_bare": _ratio(rates[one.name], rates[found[0].name]),
             "cpu_us_per_image": statistics.median(costs[one.name]),
+            "unary_to_it": _ratio(rates["unary"], rates[one.name]),
+            "unary_cpu_to_its": _ratio(costs["unary"], costs[one.name]),
         }
         for one in found
     ]
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    """Median of the ratios within each round: neighbours of a round share its noise."""
+    return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
 
 
 def hardware() -> str:
@@ -242,11 +247,22 @@ def table(results: dict[str, list[dict[str, object]]]) -> str:
     return "\n".join(lines)
 
 
+def ratios(results: dict[str, list[dict[str, object]]]) -> str:
+    """What checks and metrics cost: unary calls beside the prototype's and the uncounted."""
+    return "\n".join(
+        f"{name}: unary is {row['unary_to_it']:.2f} times as fast as {row['contender']}, "
+        f"for {row['unary_cpu_to_its']:.2f} times the server CPU"
+        for name, rows in results.items()
+        for row in rows
+        if row["contender"] in YARDSTICKS
+    )
+
+
 def main() -> None:
     """Measure, print the table, write it as Markdown and JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement, about")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement, about")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
     require_h2load()
@@ -271,7 +287,8 @@ def main() -> None:
         require_answers(servers, raw)
     now = datetime.now(UTC)
     text = (
-        f"{now:%Y-%m-%d}, {hardware()}; {options.rounds} interleaved rounds\n\n{table(results)}\n"
+        f"{now:%Y-%m-%d}, {hardware()}; {options.rounds} interleaved rounds\n\n{table(results)}\n\n"
+        f"{ratios(results)}\n"
     )
     options.out.mkdir(parents=True, exist_ok=True)
     name = f"{now:%Y-%m-%d}-cpu-throughput"
