@@ -30,10 +30,12 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) to the outputs (B, O) that the objective reads."""
         x = self.normalise(images)
-        outputs: Tensor = self.network(x)
-        if self.mirror_averaging and not self.training:
-            outputs = (outputs + self.network(x.flip(-1))) / 2
-        return outputs
+        if self.training or not self.mirror_averaging:
+            outputs: Tensor = self.network(x)
+            return outputs
+        # One batch of both, not two passes: the exported graph then holds the network once.
+        both: Tensor = self.network(torch.cat([x, x.flip(-1)]))
+        return both.unflatten(0, (2, -1)).mean(dim=0)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 to zero mean and unit deviation per channel."""
