@@ -35,8 +35,10 @@ from convoy.manifest import (
     FileEntry,
     Manifest,
     Name,
+    Precision,
     Provenance,
     Quality,
+    Speed,
 )
 
 __all__ = [
@@ -54,8 +56,10 @@ __all__ = [
     "Golden",
     "Manifest",
     "Name",
+    "Precision",
     "Provenance",
     "Quality",
+    "Speed",
     "list_versions",
     "write_bundle",
 ]

@@ -105,6 +105,24 @@ class Baseline(_Record):
     """Histogram of the highest probability over equal-width bins from 0 to 1."""
 
 
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Speed(_Record):
+    """Size and time of one precision of the graph, on the machine that made the bundle."""
+
+    precision: Precision
+    """Arithmetic of the network."""
+    bytes: Annotated[int, Field(ge=1)]
+    """Length of the ONNX file."""
+    batch_1_ms: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    """Median milliseconds that one image takes by itself."""
+    batch_64_ms: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Median milliseconds that 64 images take together; null where they cannot run together."""
+    hardware: str
+    """Processor that was measured, with ONNX Runtime's CPU provider."""
+
+
 class Manifest(_Record):
     """`manifest.json`: what a model is, where it came from, how good it is."""
 
@@ -127,7 +145,7 @@ class Manifest(_Record):
     one half for all."""
     input: InputSpec
     """The pixels the model is fed."""
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     """Arithmetic of the network."""
     opset: Annotated[int, Field(ge=1)]
     """Version of the ONNX operators that it needs."""
@@ -146,6 +164,8 @@ class Manifest(_Record):
     """Measured on the test splits; the first is the one to quote."""
     baseline: Baseline | None = None
     """What drift is measured against."""
+    speed: tuple[Speed, ...] = ()
+    """This file's, then that of the fp32 graph that it was made from, measured in turns."""
 
     @model_validator(mode="after")
     def _labels_are_distinct(self) -> Manifest:

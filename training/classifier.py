@@ -35,7 +35,7 @@ class Classifier(nn.Module):
             return outputs
         # One batch of both, not two passes: the exported graph then holds the network once.
         both: Tensor = self.network(torch.cat([x, x.flip(-1)]))
-        return both.unflatten(0, (2, -1)).mean(dim=0)
+        return both.reshape(2, -1, both.shape[1]).mean(dim=0)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 to zero mean and unit deviation per channel."""

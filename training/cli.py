@@ -76,6 +76,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_export)
     parser.add_argument("run", type=Path, help="the run's folder")
     _add_outputs(parser)
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32",
+        help="arithmetic of the network: fp16 halves the file, int8 quarters it and its time",
+    )  # fmt: skip
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +190,10 @@ def _export(arguments: argparse.Namespace) -> None:
 
     run = Run.open(arguments.run)
     data = arguments.data or Path(run.environment["data"])
-    bundle = export_run(run, arguments.models, data, name=arguments.name, golden=arguments.golden)
+    bundle = export_run(
+        run, arguments.models, data,
+        name=arguments.name, golden=arguments.golden, precision=arguments.precision,
+    )  # fmt: skip
     _show(bundle)
 
 
@@ -222,9 +229,11 @@ def _runs(arguments: argparse.Namespace) -> None:
 
 def _show(bundle: Bundle) -> None:
     from training.evaluate import describe_totals
+    from training.speed import describe_speed
 
     for quality in bundle.manifest.quality:
         print(describe_totals(quality))
+    print(describe_speed(bundle.manifest.speed))
     print(bundle.path)
 
 

@@ -34,7 +34,12 @@ class OnnxModel:
         import onnxruntime
 
         content = model if isinstance(model, bytes) else str(model)
-        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        # As the service: spinning threads of one model would slow another one down.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
 
     def __call__(self, images: NDArray[np.uint8]) -> Probabilities:
         """One batch: uint8 [N, H, W, C] to float32 [N, K]."""
@@ -45,6 +50,11 @@ class OnnxModel:
         """Any number of images, in batches; `batch` is the largest that the model bears."""
         step = min(BATCH, batch or BATCH)
         return np.concatenate([self(images[i : i + step]) for i in range(0, len(images), step)])
+
+    def batch_difference(self, images: NDArray[np.uint8]) -> float:
+        """How far answers move by running together; NaN where one is no number."""
+        alone = np.concatenate([self(images[row : row + 1]) for row in range(len(images))])
+        return float(np.abs(alone - self(images)).max())
 
 
 def measure(

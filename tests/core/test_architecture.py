@@ -64,7 +64,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("batchnorm", "listing", "optimize", "tracking"),
         ("distributed",),
         ("feed",),
-        ("report", "train"),
+        ("precision", "report", "speed", "train"),
         ("evaluate", "export", "preview", "summary"),
         ("bundle_commands",),
         ("",),
