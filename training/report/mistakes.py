@@ -72,4 +72,4 @@ def frequent_confusions(labels: Sequence[str], quality: Quality) -> list[Confusi
 
 
 def _name(labels: Sequence[str], index: int, answer: Probabilities) -> str:
-    return f"{labels[index]} {answer[index]:.0%}"
+    return f"{labels[index]} {answer[index]:.1%}"

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convoy.bundle import Quality
-from training.metrics import CALIBRATION_BINS, Labels, Probabilities, reliability
+from training.metrics import (
+    CALIBRATION_BINS,
+    Labels,
+    Probabilities,
+    reliability,
+    wilson_interval,
+)
 from training.runs import Log, best_entry
 
 if TYPE_CHECKING:
@@ -66,17 +72,19 @@ def reliability_diagram(curves: Mapping[str, tuple[Labels, Probabilities]]) -> s
     figure, axis = _figure(*SIZE)
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="perfect")
     for name, (labels, probabilities) in curves.items():
-        confidence, accuracy, counts = reliability(labels, probabilities)
-        filled = counts > 0
-        (line,) = axis.plot(confidence[filled], accuracy[filled], marker="o", ms=4, label=name)
+        confidence, share, counts = reliability(labels, probabilities)
+        bins = np.flatnonzero(counts)
+        intervals = [wilson_interval(round(share[i] * counts[i]), int(counts[i])) for i in bins]
+        margins = np.abs(np.transpose(intervals) - share[bins])
+        line, *_ = axis.errorbar(
+            confidence[bins], share[bins], margins, marker="o", ms=4, elinewidth=0.7, label=name
+        )
         centres = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
-        axis.bar(
-            centres, counts / counts.sum(), 0.8 / CALIBRATION_BINS,
-            color=line.get_color(), alpha=0.25,
-        )  # fmt: skip
+        heights, width = counts / counts.sum(), 0.8 / CALIBRATION_BINS
+        axis.bar(centres, heights, width, color=line.get_color(), alpha=0.25)
     axis.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
     return _svg(figure, "share right by confidence")
 
 
