@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from convoy.bundle import Bundle
     from training.datasets import Split
 
+NOT_BETTER = 1
+"""Exit code of a comparison whose gain is below the one asked for."""
+ROUNDING = 1e-9
+"""Points by which a gain that is exactly the one asked for may seem smaller."""
+
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """`convoy-train evaluate`."""
@@ -31,6 +36,19 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (default: NAME-VERSION.html)"
     )
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """`convoy-train compare`."""
+    parser.set_defaults(command=_compare)
+    parser.add_argument("old", type=Path, help="the bundle that runs now, models/NAME/VERSION")
+    parser.add_argument("new", type=Path, help="the bundle that may replace it")
+    _add_data(parser)
+    parser.add_argument(
+        "--min-gain", type=float, metavar="POINTS",
+        help="exit with 1 unless the new one's accuracy is higher by so many percentage points",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +92,25 @@ def _report(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise TrainingError(f"{file}: cannot be written: {error.strerror}") from None
     print(file)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from convoy.bundle import Bundle
+    from training.compare import compare_bundles, describe_comparison
+    from training.datasets.location import find_data
+    from training.evaluate import trained_recipe
+
+    old, new = (Bundle.open(path.absolute()) for path in (arguments.old, arguments.new))
+    trained = old if old.manifest.training.recipe else new
+    source = "folder" if arguments.folder else trained_recipe(trained).source
+    data = find_data(source, arguments.data)
+    found = compare_bundles(old, new, data, folder=arguments.folder, only=arguments.split)
+    if arguments.json:
+        print(json.dumps({**found.model_dump(mode="json"), "verdict": found.verdict}, indent=2))
+    else:
+        print(describe_comparison(found))
+    wanted = arguments.min_gain
+    return NOT_BETTER if wanted is not None and found.gain < wanted - ROUNDING else 0
 
 
 def _tests(bundle: Bundle, arguments: argparse.Namespace) -> list[Split]:

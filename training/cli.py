@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convoy.errors import ConvoyError
-from training.bundle_commands import add_evaluate, add_report
+from training.bundle_commands import add_compare, add_evaluate, add_report
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = make_parser().parse_args(argv)
     try:
-        arguments.command(arguments)
+        code: int | None = arguments.command(arguments)
     except ConvoyError as error:
         print(f"convoy-train: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
+    return code or 0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -48,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_fit(commands.add_parser("fit", help="train a network and export it"))
     _add_export(commands.add_parser("export", help="write a bundle from a run's best epoch"))
     add_evaluate(commands.add_parser("evaluate", help="measure a bundle on test images"))
+    add_compare(commands.add_parser("compare", help="say whether a bundle is better than another"))
     add_report(commands.add_parser("report", help="make a bundle's page again"))
     _add_preview(commands.add_parser("preview", help="draw training images and augmented ones"))
     _add_summary(commands.add_parser("summary", help="print a network layer by layer"))

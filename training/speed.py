@@ -27,7 +27,7 @@ def measure_speed(
     """Run each graph on batches of `images` [N, H, W, C], repeated where there are too few."""
     models = [OnnxModel(graph) for graph in graphs.values()]
     latencies = {
-        batch: median_latencies(models, np.resize(images, (batch, *images.shape[1:])))
+        batch: median_latencies([(model, repeat(images, batch)) for model in models])
         for batch in batches
     }
     return tuple(
@@ -41,19 +41,24 @@ def measure_speed(
     )
 
 
-def median_latencies(models: Sequence[OnnxModel], images: NDArray[np.uint8]) -> list[float]:
-    """Median milliseconds of each model for this batch.
+def median_latencies(runs: Sequence[tuple[OnnxModel, NDArray[np.uint8]]]) -> list[float]:
+    """Median milliseconds of each model for its batch.
 
     The models take turns, so that whatever else the machine does slows them all alike.
     """
-    for model in models:
+    for model, images in runs:
         model(images)  # the first run of a shape plans its memory
     rounds: list[list[float]] = []
     start = perf_counter()
     while len(rounds) < ROUNDS and (len(rounds) < LEAST_ROUNDS or perf_counter() - start < BUDGET):
-        rounds.append([_milliseconds(model, images) for model in models])
+        rounds.append([_milliseconds(model, images) for model, images in runs])
     medians: list[float] = np.median(rounds, axis=0).round(3).tolist()
     return medians
+
+
+def repeat(images: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:
+    """A batch of that size: images from the first on, and again where there are too few."""
+    return images[np.resize(np.arange(len(images)), batch)]
 
 
 def describe_speed(speeds: Iterable[Speed]) -> str:

@@ -66,6 +66,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("feed",),
         ("precision", "report", "speed", "train"),
         ("evaluate", "export", "preview", "summary"),
+        ("compare",),
         ("bundle_commands",),
         ("",),
         ("cli",),

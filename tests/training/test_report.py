@@ -51,6 +51,7 @@ def test_the_page_loads_nothing_and_shows_everything(bundle: Bundle) -> None:
     titles = re.findall("<h2>(.*?)</h2>", page)
     assert [title.partition(", on")[0] for title in titles] == [
         "Quality on test images",
+        "Size and speed",
         "Learning curves",
         "Classes",
         "Reliability",

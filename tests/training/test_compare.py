@@ -1,0 +1,122 @@
+"""Comparing: the same images, a test of chance, an exit code for a pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+
+from convoy.bundle import Bundle, write_bundle
+from tests.bundles import make_bundle
+from tests.training.colours import write_photos
+from training.cli import main
+from training.compare import compare_bundles, gain_interval, mcnemar
+from training.errors import TrainingError
+
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "cifar10"
+
+
+@pytest.mark.parametrize(("old", "new"), [(0, 1), (5, 15), (7, 7), (121, 59), (3000, 2800)])
+def test_chance_is_scipys(old: int, new: int) -> None:
+    assert mcnemar(old, new) == pytest.approx(binomtest(old, old + new).pvalue, rel=1e-9)
+
+
+def test_bundles_that_agree_differ_by_chance_alone() -> None:
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_interval_of_a_gain() -> None:
+    # Agresti, "Categorical Data Analysis", 2002, table 10.1: 1,600 Britons asked twice.
+    assert gain_interval(86, 150, 1600) == pytest.approx((0.021, 0.059), abs=5e-4)
+    low, high = gain_interval(0, 0, 10)
+    assert low < 0 < high
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`colours`, which looks at the mean colour, and `blind`, whose names are mixed up."""
+    models = tmp_path_factory.mktemp("models")
+    make_bundle(models, "colours", labels=("red", "green", "blue"), size=16)
+    make_bundle(models, "blind", labels=("green", "blue", "red"), size=24)
+    return models
+
+
+def test_a_better_bundle_of_another_size(colours: Path, tmp_path: Path) -> None:
+    blind, good = (Bundle.open(colours / name / "1") for name in ("blind", "colours"))
+    found = compare_bundles(blind, good, write_photos(tmp_path / "new", 8), folder=True)
+    assert (found.split, found.images) == ("new", 24)
+    assert (found.only_old_right, found.only_new_right) == (0, 24)
+    assert (found.gain, found.verdict) == (100.0, "better")
+    assert {(one.label, one.old, one.new) for one in found.classes} == {
+        (label, 0.0, 1.0) for label in ("red", "green", "blue")
+    }
+    assert found.new.bytes == good.model_path.stat().st_size
+    assert all(time is not None for time in found.new.latency_ms.values())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "gain", "code"),
+    [
+        ("blind", "colours", "99.5", 0),
+        ("blind", "colours", "100", 0),
+        ("colours", "blind", "-50", 1),
+        ("colours", "colours", "0", 0),
+        ("colours", "colours", "0.1", 1),
+    ],
+)
+def test_the_exit_code_is_the_answer(
+    colours: Path,
+    tmp_path: Path,
+    old: str,
+    new: str,
+    gain: str,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photos = write_photos(tmp_path / "new", 4)
+    pair = [str(colours / name / "1") for name in (old, new)]
+    assert main(["compare", *pair, "--data", str(photos), "--folder", "--min-gain", gain]) == code
+    verdict = {"blind": "better", "colours": "no different"}[old] if new != "blind" else "worse"
+    assert f"the new one is {verdict}" in capsys.readouterr().out
+
+
+def test_the_shipped_model_beats_the_mean_colour(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = Bundle.open(max(SHIPPED.iterdir(), key=lambda version: int(version.name)))
+    labels = shipped.manifest.labels[::-1]  # without a recipe, and in another order
+    colour = make_bundle(tmp_path / "models", labels=labels)
+    options = ["--data", str(data), "--split", "test-lossless-1000"]
+    pair = [str(colour.path), str(shipped.path)]
+    assert main(["compare", *pair, *options, "--min-gain", "60", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "better"
+    assert found["images"] == 1000
+    assert 0.05 < found["old"]["accuracy"] < 0.25
+    assert found["p_value"] < 1e-50
+
+
+def test_what_one_may_have_learnt_is_refused(colours: Path, tmp_path: Path) -> None:
+    tiny, photos = Bundle.open(colours / "colours" / "1"), write_photos(tmp_path / "new", 8)
+    pair = []
+    for seed in (1, 2):
+        recipe = {"name": "c", "source": "folder", "image_size": 16, "seed": seed}
+        labels = ("blue", "green", "red")
+        training = tiny.manifest.training.model_copy(update={"recipe": recipe})
+        changes = {"training": training, "version": seed, "labels": labels}
+        files = {name: (tiny.path / name).read_bytes() for name in tiny.manifest.files}
+        pair.append(write_bundle(tmp_path, tiny.manifest.model_copy(update=changes), files))
+    with pytest.raises(TrainingError, match="held out different test images, so one may have"):
+        compare_bundles(*pair, photos)
+    assert compare_bundles(pair[0], pair[0], photos).verdict == "no different"
+
+
+def test_other_classes_are_refused(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_bundle(tmp_path / "models", labels=("red", "green", "violet"))
+    pair = [str(colours / "colours" / "1"), str(tmp_path / "models" / "tiny" / "1")]
+    assert main(["compare", *pair, "--data", str(tmp_path), "--folder"]) == 2
+    assert "only one of them knows 'blue'" in capsys.readouterr().err
