@@ -46,6 +46,7 @@ from benchmarks.processes import (
 from convoy.bundle import Bundle
 from convoy.imaging import decode
 from convoy.v1 import image_classifier_pb2 as pb
+from service.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "examples" / "photos" / "cat.jpg"
@@ -230,6 +231,24 @@ def hardware() -> str:
     return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}, {named}"
 
 
+def counting_us(calls: int = 100_000) -> float:
+    """Microseconds that counting one unary call takes, by the service's own counters."""
+    metrics = Metrics()
+    method = metrics.method("unary", "service", "method")
+    model = metrics.model("model", 1, precision="fp32", provider="cpu")
+    start = time.perf_counter()
+    for _ in range(calls):
+        method.started += 1
+        metrics.in_flight += 1
+        for stage in ("queue", "compute", "answer"):
+            model.stages[stage].observe(0.001)
+        model.batch_size.observe(1)
+        model.images += 1
+        metrics.in_flight -= 1
+        method.finish("OK", 0.001)
+    return (time.perf_counter() - start) / calls * 1e6
+
+
 def table(results: dict[str, list[dict[str, object]]]) -> str:
     """The results as Markdown."""
     lines = [
@@ -288,7 +307,7 @@ def main() -> None:
     now = datetime.now(UTC)
     text = (
         f"{now:%Y-%m-%d}, {hardware()}; {options.rounds} interleaved rounds\n\n{table(results)}\n\n"
-        f"{ratios(results)}\n"
+        f"{ratios(results)}\nCounting one call takes {counting_us():.1f} us.\n"
     )
     options.out.mkdir(parents=True, exist_ok=True)
     name = f"{now:%Y-%m-%d}-cpu-throughput"

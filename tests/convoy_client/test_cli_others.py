@@ -46,6 +46,11 @@ def test_health(server, capsys, arguments, healthy, code, text):
     assert capsys.readouterr().out == text
 
 
+def test_health_of_an_unknown_model_says_so(server, capsys):
+    assert main(["health", "--server", server.target, "other"]) == 1
+    assert "no model 'other'" in capsys.readouterr().err
+
+
 def test_server_that_does_not_answer_in_time(server: FakeServer, tmp_path, capsys):
     (tmp_path / "1.jpg").write_bytes(b"1")
     server.open.clear()
