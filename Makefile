@@ -30,7 +30,7 @@ lint: .venv/dev.stamp .venv/generator.stamp ## Check style, types and generated 
 	@diff -r -x __pycache__ -x __init__.py build/proto/convoy/v1 convoy/v1 \
 		|| { echo 'convoy/v1 is not what protos/ generates: run make proto'; exit 1; }
 
-train: .venv/dev.stamp ## Train the shipped model again from the data in CONVOY_DATA (about 45 minutes)
+train: .venv/dev.stamp ## Train the shipped model again from the data in CONVOY_DATA (about half an hour)
 	$(BIN)/convoy-train fit cifar10-fast
 
 serve: .venv/serve.stamp ## Serve models/ on 127.0.0.1:8500, metrics on :8501
