@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from convoy.imaging import InputSpec
-from training.networks import Prepared, make_network
+from training.networks import Prepared, Pretrained, make_network
 from training.objectives import make_objective
 from training.recipe import Recipe
 
@@ -49,3 +49,16 @@ class Classifier(nn.Module):
         self.std.copy_(pixels.std(dim=(0, 2, 3), keepdim=True).clamp_min(0.01))
         if isinstance(self.network, Prepared):
             self.network.prepare(self.normalise(images))
+
+    def load_pretrained(self) -> None:
+        """Start from the weights that the recipe names, if any, and from the scale of the pixels
+        that these are used to. Raises: TrainingError where they cannot be had."""
+        network = self.network
+        if isinstance(network, Pretrained) and network.pretrained:
+            network.load_pretrained()
+            self.mean.copy_(torch.tensor(network.mean).reshape(self.mean.shape))
+            self.std.copy_(torch.tensor(network.std).reshape(self.std.shape))
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Set what learns in an epoch, from 1; returns whether that has changed."""
+        return isinstance(self.network, Pretrained) and self.network.begin_epoch(epoch)

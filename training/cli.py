@@ -157,7 +157,10 @@ def _train(recipe: Recipe, arguments: argparse.Namespace) -> Run:
 
     data = find_data(recipe.source, arguments.data, download=arguments.download)
     source = open_source(recipe, data, download=arguments.download)
-    Classifier(recipe, source.spec, len(source.labels))  # its errors come before reading all images
+    # Errors of the network and its weights come before all images are read.
+    classifier = Classifier(recipe, source.spec, len(source.labels))
+    if not arguments.resume:
+        classifier.load_pretrained()
     splits = split_training(source, recipe)
     path = arguments.run or new_run_path(arguments.recipe)
     if arguments.resume:

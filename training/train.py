@@ -119,20 +119,23 @@ def train(
     feed = Feed(splits.train, recipe, team, workers)
     # 5,000 images are plenty for a mean, a deviation and a covariance of patches.
     model.prepare(feed.batches.read(torch.randperm(len(splits.train))[:5000]).cpu())
+    saved = team.agree(run.has_checkpoint())
+    if not saved:
+        model.load_pretrained()
     model.to(team.device)
     state = make_state(model, recipe, recipe.epochs * len(feed), team.device)
-    if team.agree(run.has_checkpoint()):
+    if saved:
         state.restore(team.agree(run.load() if team.leads else {}))
     elif team.leads:
         run.save(state.checkpoint(), state.log)  # so that there is always one to resume from
 
-    network = team.wrap(model)
-    if recipe.compile:
-        network = cast(nn.Module, torch.compile(network))
+    network = None
     with tracking(run.path, recipe, state.log, writes=team.leads) as tracker:
         while len(state.log) < recipe.epochs and not out_of_patience(state.log, recipe.patience):
             epoch = len(state.log) + 1
             torch.manual_seed(mixed(recipe.seed, epoch, team.rank))  # dropout's
+            if model.begin_epoch(epoch) or network is None:
+                network = as_called(model, recipe, team)
             trained = train_epoch(state, network, feed, recipe, team)
             loss, accuracy = evaluate(state.evaluated, splits.validation, team)
             if not math.isfinite(loss):
@@ -235,6 +238,13 @@ def diverged(what: str, epoch: int) -> TrainingError:
     return TrainingError(
         f"{what} of epoch {epoch} is not finite: lower learning_rate or set clip_norm; {stands}"
     )
+
+
+def as_called(model: Classifier, recipe: Recipe, team: Team) -> nn.Module:
+    """The model as a step calls it: one of a team's, compiled. Made anew when what learns changes,
+    as a team averages the gradients of what learnt when it was made."""
+    network = team.wrap(model)
+    return cast(nn.Module, torch.compile(network)) if recipe.compile else network
 
 
 def out_of_patience(log: Log, patience: int | None) -> bool:

@@ -15,6 +15,8 @@ from training.cli import main
 from training.recipe import SHIPPED, load_recipe
 
 QUICK = ["epochs=1", "batch_size=8"]
+OWN = {"finetune": ["network.weights=none", "image_size=64"]}
+"""What only a user's machine has, and what takes long."""
 
 
 @pytest.mark.slow
@@ -22,7 +24,7 @@ QUICK = ["epochs=1", "batch_size=8"]
 def test_a_recipe_s_bundle_is_served(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     data = write_source(recipe, tmp_path / "data")
-    sets = [word for change in QUICK for word in ("--set", change)]
+    sets = [word for change in QUICK + OWN.get(name, []) for word in ("--set", change)]
     options = ["--data", str(data), "--run", str(tmp_path / "run"), *sets]
     assert main(["fit", name, *options, "--models", str(tmp_path / "models")]) == 0
 

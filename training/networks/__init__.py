@@ -13,6 +13,7 @@ from training.networks.alexnet import AlexNet, AlexNetParameters
 from training.networks.capsnet import CapsNet, CapsNetParameters
 from training.networks.cnn import Cnn, CnnParameters
 from training.networks.fast import Fast, FastParameters
+from training.networks.finetune import Finetune, FinetuneParameters
 from training.networks.lenet import LeNet, LeNetParameters
 from training.networks.mlp import Mlp, MlpParameters
 from training.networks.resnet import ResNet, ResNetParameters
@@ -28,6 +29,23 @@ class Prepared(Protocol):
         """Set them from training images, normalised, (N, C, H, W)."""
 
 
+@runtime_checkable
+class Pretrained(Protocol):
+    """A network that can start from weights trained elsewhere, and learn in stages."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of the pixels, 0 to 1, that the weights were trained on, per channel."""
+    pretrained: bool
+    """Whether its recipe names weights."""
+
+    def load_pretrained(self) -> None:
+        """Read them. Raises: TrainingError."""
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Set what learns in an epoch, from 1; returns whether that has changed."""
+
+
 class Entry(NamedTuple):
     """What a recipe may set, and what makes the network of it."""
 
@@ -41,6 +59,7 @@ NETWORKS: dict[str, Entry] = {
     "capsnet": Entry(CapsNetParameters, CapsNet),
     "cnn": Entry(CnnParameters, Cnn),
     "fast": Entry(FastParameters, Fast),
+    "finetune": Entry(FinetuneParameters, Finetune),
     "lenet": Entry(LeNetParameters, LeNet),
     "mlp": Entry(MlpParameters, Mlp),
     "resnet": Entry(ResNetParameters, ResNet),
