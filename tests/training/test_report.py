@@ -160,15 +160,15 @@ def test_mistakes_are_sorted_by_confidence(bundle: Bundle) -> None:
     answers = np.array([[1, 0, 0], [0.6, 0.4, 0], [0, 0.9, 0.1], [0, 0, 1.0]], np.float32)
     found = confident_mistakes(bundle.manifest, split, answers)
     assert [(one.said, one.right) for one in found] == [
-        ("red 100.0%", "blue"),
-        ("green 90.0%", "red"),
-        ("blue 60.0%", "green"),
+        ("says red 100.0%", "blue"),
+        ("says green 90.0%", "red"),
+        ("says blue 60.0%", "green"),
     ]
     several = Split(split.images[:2], np.array([[1, 0, 1], [0, 0, 0]], np.uint8), "two")
     found = confident_mistakes(bundle.manifest, several, answers[:2])
     assert [(one.said, one.right) for one in found] == [
-        ("red 0.0%", "blue, red"),
-        ("blue 60.0%", "nothing"),
+        ("misses red 0.0%", "blue, red"),
+        ("adds blue 60.0%", "nothing"),
     ]
 
 

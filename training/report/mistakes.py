@@ -23,6 +23,7 @@ class Mistake:
     picture: str
     """A data URI."""
     said: str
+    """`says cat 98.0%`; where several labels may be right, what is missing or too much."""
     right: str
 
 
@@ -39,20 +40,20 @@ class Confusion:
 
 def confident_mistakes(manifest: Manifest, split: Split, answers: Probabilities) -> list[Mistake]:
     """The photos that are classified wrongly with the highest probability, that first."""
+    several = split.labels.ndim == 2
     truth, given = decide(split.labels, answers, manifest.thresholds)
     # Of several labels, one that is missing is a mistake too; of one, it is the same mistake twice.
-    wrong = given != truth if split.labels.ndim == 2 else given & ~truth
+    wrong = given != truth if several else given & ~truth
     sure = np.where(wrong, np.where(given, answers, 1 - answers), -1.0)
     worst = np.argsort(-sure.max(axis=1), kind="stable")[:SHOWN_MISTAKES]
-    return [
-        Mistake(
-            photo(split.images[row]),
-            _name(manifest.labels, int(sure[row].argmax()), answers[row]),
-            ", ".join(manifest.labels[index] for index in np.flatnonzero(truth[row])) or "nothing",
-        )
-        for row in worst
-        if sure[row].max() >= 0
-    ]
+    mistakes = []
+    for row in worst[sure[worst].max(axis=1) >= 0]:
+        index = int(sure[row].argmax())
+        verb = "misses" if truth[row, index] else "adds" if several else "says"
+        said = f"{verb} {manifest.labels[index]} {answers[row, index]:.1%}"
+        right = ", ".join(manifest.labels[place] for place in np.flatnonzero(truth[row]))
+        mistakes.append(Mistake(photo(split.images[row]), said, right or "nothing"))
+    return mistakes
 
 
 def frequent_confusions(labels: Sequence[str], quality: Quality) -> list[Confusion]:
@@ -69,7 +70,3 @@ def frequent_confusions(labels: Sequence[str], quality: Quality) -> list[Confusi
         for i, j in pairs
         if counts[i, j]
     ]
-
-
-def _name(labels: Sequence[str], index: int, answer: Probabilities) -> str:
-    return f"{labels[index]} {answer[index]:.1%}"
