@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from convoy.errors import ConvoyError
 from training.bundle_commands import add_compare, add_evaluate, add_report
 from training.errors import TrainingError
+from training.import_command import add_import
 
 if TYPE_CHECKING:
     from convoy.bundle import Bundle
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_fit(commands.add_parser("fit", help="train a network and export it"))
     _add_export(commands.add_parser("export", help="write a bundle from a run's best epoch"))
+    add_import(commands.add_parser("import", help="make a bundle of another's ONNX classifier"))
     add_evaluate(commands.add_parser("evaluate", help="measure a bundle on test images"))
     add_compare(commands.add_parser("compare", help="say whether a bundle is better than another"))
     add_report(commands.add_parser("report", help="make a bundle's page again"))

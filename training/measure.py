@@ -35,6 +35,7 @@ class OnnxModel:
 
         content = model if isinstance(model, bytes) else str(model)
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # errors are raised
         # As the service: spinning threads of one model would slow another one down.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(

@@ -1,0 +1,261 @@
+"""An ONNX classifier that someone else made, wrapped into the signature of a bundle.
+
+Preprocessing goes in front of it, softmax or sigmoid behind it; the network itself stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convoy.bundle import INPUT_NAME, OUTPUT_NAME
+from convoy.imaging import InputSpec
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+Ending = Literal["none", "softmax", "sigmoid"]
+
+PREFIX = "wrapped_"
+"""Of every name in the network, so that none is one of ours."""
+OWN = "bundle_"
+LOWEST_OPSET = 7
+"""The first whose arithmetic broadcasts as NumPy's does."""
+LOWEST_IR = 4
+"""The first in which weights need not be inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From decoded pixels to what the network was trained on: (pixels / scale - mean) / std."""
+
+    spec: InputSpec
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    bgr: bool = False
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    """Of each channel in the network's order, or one for all."""
+    std: tuple[float, ...] = (1.0,)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image as the network takes it."""
+        height, width, channels = self.spec.shape
+        return (channels, height, width) if self.layout == "nchw" else self.spec.shape
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """By hand, what the graph does: uint8 (N, H, W, C) to float32 (N, *shape)."""
+        pixels = (images[..., ::-1] if self.bgr else images).astype(np.float32)
+        scale, mean, std = (np.asarray(v, np.float32) for v in (self.scale, self.mean, self.std))
+        x = (pixels / scale - mean) / std
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2) if self.layout == "nchw" else x)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A model file as it was found: one image goes in, scores come out."""
+
+    path: Path
+    model: ModelProto
+    input: str
+    input_type: int
+    """ONNX's number of the element type."""
+    input_shape: tuple[int | None, ...]
+    """Four sides; None where the file leaves one open."""
+    output: str
+
+    def refuse(self, reason: str) -> TrainingError:
+        """An error that names the file."""
+        return TrainingError(f"{self.path}: {reason}")
+
+
+def read_foreign(path: Path, output: str | None = None) -> Foreign:
+    """Read and check a model. Raises: TrainingError naming the file and what is wrong."""
+    import onnx
+
+    model = _parse(path)
+    if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
+        raise TrainingError(f"{path}: says no opset version, so its operators are ambiguous")
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker raises several types, none of them common
+        raise TrainingError(f"{path}: no valid ONNX model: {_line(error)}") from None
+    return _signature(path, model, output)
+
+
+def _parse(path: Path) -> ModelProto:
+    import onnx
+
+    try:
+        with path.open("rb") as file:
+            start = file.read(24)
+        if start.startswith(b"version https://git-lfs"):
+            raise TrainingError(f"{path}: a pointer of Git LFS, no model; run: git lfs pull")
+        model: ModelProto = onnx.load(path)
+    except TrainingError:
+        raise
+    except OSError as error:
+        raise TrainingError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # protobuf's, and ONNX's own for weights in other files
+        raise TrainingError(f"{path}: not an ONNX file: {_line(error)}") from None
+    if not model.graph.node:
+        raise TrainingError(f"{path}: not an ONNX file: it holds no network")
+    return model
+
+
+def _signature(path: Path, model: ModelProto, output: str | None) -> Foreign:
+    from onnx import TensorProto
+
+    # Old files list weights among the inputs.
+    weights = {one.name for one in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in weights]
+    takes = "an image classifier takes one tensor of four dimensions"
+    if len(inputs) != 1:
+        raise TrainingError(f"{path}: {len(inputs)} inputs; {takes}")
+    tensor = inputs[0].type.tensor_type
+    shape = tuple(side.dim_value or None for side in tensor.shape.dim)
+    if len(shape) != 4:
+        raise TrainingError(f"{path}: its input {inputs[0].name} has {len(shape)}; {takes}")
+    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8):
+        kind = TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise TrainingError(f"{path}: its input is of {kind}, not of float, float16 or uint8")
+    names = [one.name for one in model.graph.output]
+    if output is None and len(names) > 1:
+        raise TrainingError(f"{path}: has outputs {', '.join(names)}; choose one with --output")
+    if output is not None and output not in names:
+        raise TrainingError(f"{path}: has no output {output!r}, only {', '.join(names)}")
+    chosen = output or names[0]
+    (result,) = (one for one in model.graph.output if one.name == chosen)
+    if result.type.tensor_type.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        raise TrainingError(f"{path}: its output {chosen} is no tensor of float or float16")
+    return Foreign(path, model, inputs[0].name, tensor.elem_type, shape, chosen)
+
+
+def wrap(foreign: Foreign, before: Preprocessing, ending: Ending, *, dynamic: bool) -> ModelProto:
+    """The model with a bundle's signature. `dynamic` opens a batch that the file fixes."""
+    import onnx
+    from onnx import TensorProto, compose, helper
+
+    model = compose.add_prefix(_modern(foreign.model), PREFIX)
+    graph = model.graph
+    if dynamic and foreign.input_shape[0] is not None:
+        _open_batch(graph, foreign.input_shape[0])
+    tail = _tail(PREFIX + foreign.output, ending)
+    nodes = [*_head(before, foreign.input_type, PREFIX + foreign.input), *graph.node, *tail]
+    fixed = None if dynamic else foreign.input_shape[0]
+    rows = fixed or "N"
+    images = helper.make_tensor_value_info(
+        INPUT_NAME, TensorProto.UINT8, [rows, *before.spec.shape]
+    )
+    answer = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [rows, None])
+    for field in (
+        "node",
+        "input",
+        "output",
+        "value_info",
+    ):  # inferred shapes held for the old batch
+        del getattr(graph, field)[:]
+    graph.node.extend(nodes)
+    graph.input.append(images)
+    graph.output.append(answer)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _modern(model: ModelProto) -> ModelProto:
+    from onnx import version_converter
+
+    opset = opset_of(model)
+    if opset < LOWEST_OPSET:
+        model = version_converter.convert_version(model, LOWEST_OPSET)
+    copy = type(model)()
+    copy.CopyFrom(model)
+    copy.ir_version = max(copy.ir_version, LOWEST_IR)
+    return copy
+
+
+def opset_of(model: ModelProto) -> int:
+    """Version of the standard operators."""
+    return next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+
+
+def _head(before: Preprocessing, element: int, result: str) -> list[NodeProto]:
+    """From uint8 `images` to the network's input."""
+    from onnx import TensorProto, helper
+
+    nodes: list[NodeProto] = []
+    value = INPUT_NAME
+
+    def add(operator: str, constant: NDArray[np.generic] | None = None, **fields: Any) -> None:
+        nonlocal value
+        inputs = [value]
+        if constant is not None:
+            inputs.append(f"{OWN}constant_{len(nodes)}")
+            tensor = _tensor(constant, inputs[1])
+            nodes.append(helper.make_node("Constant", [], [inputs[1]], value=tensor))
+        value = f"{OWN}before_{len(nodes)}"
+        nodes.append(helper.make_node(operator, inputs, [value], **fields))
+
+    if before.bgr:
+        add("Gather", np.array([2, 1, 0], np.int64), axis=3)
+    if element != TensorProto.UINT8:
+        add("Cast", to=TensorProto.FLOAT)
+        add("Div", np.array([before.scale], np.float32))
+        add("Sub", np.array(before.mean, np.float32))
+        add("Div", np.array(before.std, np.float32))
+    if before.layout == "nchw":
+        add("Transpose", perm=[0, 3, 1, 2])
+    add("Cast", to=element)
+    nodes[-1].output[0] = result
+    return nodes
+
+
+def _tail(scores: str, ending: Ending) -> list[NodeProto]:
+    """From the network's output, (N, K) or (N, K, 1, 1), to `probabilities`."""
+    from onnx import TensorProto, helper
+
+    flat, last = OWN + "flat", OWN + "float"
+    nodes = [
+        helper.make_node("Cast", [scores], [last], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", [last], [flat if ending != "none" else OUTPUT_NAME], axis=1),
+    ]
+    if ending == "softmax":
+        nodes.append(helper.make_node("Softmax", [flat], [OUTPUT_NAME], axis=1))
+    elif ending == "sigmoid":
+        nodes.append(helper.make_node("Sigmoid", [flat], [OUTPUT_NAME]))
+    return nodes
+
+
+def _open_batch(graph: GraphProto, batch: int) -> None:
+    """Let reshapes to that batch keep whatever batch comes in."""
+    from onnx import numpy_helper
+
+    shapes = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            shapes[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for index, node in enumerate(graph.node):
+        # Of weights too, old files reshape some: those keep their shape.
+        if node.op_type != "Reshape" or node.input[0] in shapes:
+            continue
+        shape = shapes.get(node.input[1])
+        if shape is not None and shape.ndim == 1 and len(shape) > 1 and shape[0] == batch:
+            kept = np.array([0, *shape[1:]], np.int64)  # 0: as many as come in
+            node.input[1] = f"{OWN}shape_{index}"
+            graph.initializer.append(numpy_helper.from_array(kept, node.input[1]))
+
+
+def _tensor(values: NDArray[np.generic], name: str) -> object:
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(values, name)
+
+
+def _line(error: Exception) -> str:
+    """The first line of a foreign library's error."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
