@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,10 @@ from typing import TYPE_CHECKING
 
 from convoy.errors import ConvoyError
 from training.bundle_commands import add_compare, add_evaluate, add_report
-from training.errors import TrainingError
 from training.import_command import add_import
 
 if TYPE_CHECKING:
     from convoy.bundle import Bundle
-    from training.recipe import Recipe
-    from training.runs import Run
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # as a shell reports SIGINT
@@ -62,8 +58,15 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_fit)
     _add_recipe(parser)
     _add_outputs(parser)
-    parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "--run", "--run-dir", type=Path, metavar="DIR",
+        help="the run's folder (torchrun understands only the longer name)",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on with the run of --run")
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="processes that prepare batches (default: none where the images fit into memory)",
+    )  # fmt: skip
     parser.add_argument("--download", action="store_true", help="fetch the data set if missing")
 
 
@@ -134,60 +137,10 @@ def _count(text: str) -> int:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    from training.export import export_run, golden_files
-    from training.recipe import load_recipe
+    from training.fit import fit
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    if arguments.resume and arguments.run is None:
-        raise TrainingError("--resume needs --run, the folder of the run to go on with")
-    if arguments.golden is not None:
-        golden_files(arguments.golden)  # better refused now than after the training
-    run = _train(recipe, arguments)
-    bundle = export_run(
-        run, arguments.models, Path(run.environment["data"]),
-        name=arguments.name, golden=arguments.golden,
-    )  # fmt: skip
-    _show(bundle)
-
-
-def _train(recipe: Recipe, arguments: argparse.Namespace) -> Run:
-    from training.classifier import Classifier
-    from training.datasets import open_source, split_training
-    from training.datasets.location import find_data
-    from training.runs import Run, new_run_path
-    from training.train import train
-
-    data = find_data(recipe.source, arguments.data, download=arguments.download)
-    source = open_source(recipe, data, download=arguments.download)
-    # Errors of the network and its weights come before all images are read.
-    classifier = Classifier(recipe, source.spec, len(source.labels))
-    if not arguments.resume:
-        classifier.load_pretrained()
-    splits = split_training(source, recipe)
-    path = arguments.run or new_run_path(arguments.recipe)
-    if arguments.resume:
-        run = Run.resume(path, recipe, splits)
-    else:
-        run = Run.create(path, recipe, data.resolve(), splits)
-    print(f"{path}: {len(splits.train):,} images to train on", file=sys.stderr)
-    try:
-        train(run, source, splits)
-    except KeyboardInterrupt:
-        print(f"\nconvoy-train: interrupted; go on with\n  {_resuming(arguments, path)}",
-              file=sys.stderr)  # fmt: skip
-        raise
-    return run
-
-
-def _resuming(arguments: argparse.Namespace, path: Path) -> str:
-    """The command that goes on with an interrupted run."""
-    words = ["convoy-train", "fit", arguments.recipe, "--run", str(path), "--resume"]
-    for option in ("data", "models", "name", "golden"):
-        if (value := getattr(arguments, option)) is not None:
-            words += [f"--{option}", str(value)]
-    for override in arguments.overrides:
-        words += ["--set", override]
-    return shlex.join(words)
+    if (bundle := fit(arguments)) is not None:
+        _show(bundle)
 
 
 def _export(arguments: argparse.Namespace) -> None:

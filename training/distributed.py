@@ -1,8 +1,8 @@
 """More than one process: each takes its part of every batch, and gradients are averaged.
 
 `torchrun -m training fit ...` starts them. Gradients, batch statistics and figures are of the whole
-batch, so the number of processes changes nothing but rounding; only the masks of dropout are each
-process's own.
+batch, so the number of processes changes nothing but rounding; but the masks of dropout are each
+process's own, and with accumulation batch statistics are of other parts of the batch.
 """
 
 from __future__ import annotations
@@ -84,8 +84,7 @@ class Team:
             return model
         model = share_batch_norm(model)
         devices = [self.device] if self.device.type == "cuda" else None
-        # Statistics are the same everywhere already: they are of the whole batch.
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(model, device_ids=devices)
 
 
 def without_sync(network: nn.Module) -> AbstractContextManager[None]:
@@ -100,27 +99,41 @@ def join() -> Iterator[Team]:
 
     Raises: TrainingError where another process of the team is lost.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1:
+    if (size := world_size()) == 1:
         yield Team()
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     try:
-        yield Team(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
-    except RuntimeError as error:
-        if not lost_contact(error):
-            raise
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"another process of the training is lost: {reason}") from None
+        with contact():
+            yield Team(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
     finally:
         dist.destroy_process_group()
 
 
-def lost_contact(error: RuntimeError) -> bool:
-    """Whether a collective operation failed, and not the computation around it."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+class LostProcess(TrainingError):
+    """Another process of the team does not answer any more."""
+
+
+@contextmanager
+def contact() -> Iterator[None]:
+    """Say in one line that another process is lost. Raises: LostProcess."""
+    try:
+        yield
+    except RuntimeError as error:
+        # A collective operation has failed, not the computation around it.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise LostProcess(
+            f"another process of the training is lost, the last epoch's checkpoint stands: {reason}"
+        ) from None
+
+
+def world_size() -> int:
+    """How many processes torchrun has started."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def restarted() -> bool:

@@ -67,7 +67,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("onnx_wrap", "precision", "report", "speed", "train"),
         ("evaluate", "export", "preview", "summary"),
         ("compare", "importer"),
-        ("bundle_commands", "import_command"),
+        ("bundle_commands", "fit", "import_command"),
         ("",),
         ("cli",),
         ("__main__",),

@@ -1,0 +1,105 @@
+"""`convoy-train fit`: from a recipe to a bundle, by one process or by the many of torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from convoy.bundle import Bundle
+from training.classifier import Classifier
+from training.datasets import Source, Splits, open_source, split_training
+from training.datasets.location import find_data
+from training.distributed import LostProcess, Team, contact, join, restarted, world_size
+from training.errors import TrainingError
+from training.export import export_run, golden_files
+from training.recipe import Recipe, load_recipe
+from training.runs import RECIPE_FILE, Run, new_run_path
+from training.train import train
+
+
+def fit(arguments: argparse.Namespace) -> Bundle | None:
+    """Train and export; of several processes, only the leading one has a bundle to show.
+
+    Raises: TrainingError; KeyboardInterrupt, after which a run can be resumed.
+    """
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.resume and arguments.run is None:
+        raise TrainingError("--resume needs --run, the folder of the run to go on with")
+    if arguments.golden is not None:
+        golden_files(arguments.golden)  # better refused now than after the training
+    if world_size() > 1 and arguments.run is None:
+        raise TrainingError("name the run's folder with --run-dir: a restart must find it again")
+    with join() as team:
+        run = _train(recipe, arguments, team)
+    if not team.leads:
+        return None
+    return export_run(
+        run, arguments.models, Path(run.environment["data"]),
+        name=arguments.name, golden=arguments.golden,
+    )  # fmt: skip
+
+
+def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> Run:
+    with team.local_leader_first():
+        data = find_data(recipe.source, arguments.data, download=arguments.download)
+        source = open_source(recipe, data, download=arguments.download)
+        # Errors of the network and its weights come before all images are read.
+        classifier = Classifier(recipe, source.spec, len(source.labels))
+        if not arguments.resume:
+            classifier.load_pretrained()
+        splits = split_training(source, recipe)
+    path = arguments.run or new_run_path(arguments.recipe)
+    run = team.agree(
+        _open_run(path, recipe, data, splits, arguments.resume) if team.leads else None
+    )
+    assert run is not None
+    if team.leads:
+        print(f"{path}: {len(splits.train):,} images to train on", file=sys.stderr)
+    _train_on(run, source, splits, arguments, team)
+    return run
+
+
+def _open_run(path: Path, recipe: Recipe, data: Path, splits: Splits, resume: bool) -> Run:
+    if resume or (restarted() and (path / RECIPE_FILE).exists()):
+        return Run.resume(path, recipe, splits)
+    return Run.create(path, recipe, data.resolve(), splits)
+
+
+def _train_on(
+    run: Run, source: Source, splits: Splits, arguments: argparse.Namespace, team: Team
+) -> None:
+    try:
+        with contact(), termination_interrupts():
+            train(run, source, splits, team=team, workers=arguments.workers)
+    except (KeyboardInterrupt, LostProcess):
+        print(
+            f"\nconvoy-train: interrupted; go on with\n  {_resuming(arguments, run.path)}",
+            file=sys.stderr,
+        )
+        raise
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """Take SIGTERM, by which schedulers and torchrun end a process, as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _resuming(arguments: argparse.Namespace, path: Path) -> str:
+    """The command that goes on with an interrupted run."""
+    words = ["convoy-train", "fit", arguments.recipe, "--run", str(path), "--resume"]
+    for option in ("data", "models", "name", "golden"):
+        if (value := getattr(arguments, option)) is not None:
+            words += [f"--{option}", str(value)]
+    for override in arguments.overrides:
+        words += ["--set", override]
+    return shlex.join(words)
