@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from convoy.imaging import InputSpec
+from training.datasets.base import Statistics, channel_statistics
 from training.networks import Prepared, Pretrained, make_network
 from training.objectives import make_objective
 from training.recipe import Recipe
@@ -41,12 +42,17 @@ class Classifier(nn.Module):
         """uint8 to zero mean and unit deviation per channel."""
         return (images.float() / 255.0 - self.mean) / self.std
 
-    def prepare(self, images: Tensor) -> None:
-        """Set what is measured on training images (N, C, H, W) instead of learnt."""
-        pixels = images.float() / 255.0
-        self.mean.copy_(pixels.mean(dim=(0, 2, 3), keepdim=True))
+    def prepare(self, images: Tensor, statistics: Statistics | None = None) -> None:
+        """Set what is measured on training images (N, C, H, W) instead of learnt.
+
+        `images` may be a sample, where the statistics are of all.
+        """
+        if statistics is None:
+            statistics = channel_statistics(images.permute(0, 2, 3, 1).numpy())
+        mean, std = (self.mean.new_tensor(values) for values in statistics)
+        self.mean.copy_(mean.reshape(1, -1, 1, 1))
         # 0.01 keeps a channel that is constant over the whole set from dividing by zero.
-        self.std.copy_(pixels.std(dim=(0, 2, 3), keepdim=True).clamp_min(0.01))
+        self.std.copy_(std.clamp_min(0.01).reshape(1, -1, 1, 1))
         if isinstance(self.network, Prepared):
             self.network.prepare(self.normalise(images))
 

@@ -57,7 +57,7 @@ class Batches(Dataset[Batch]):
 
     def reside(self) -> None:
         """Keep all images in memory, the device's where it is the device that changes them."""
-        images = as_tensor(np.asarray(self.images))
+        images = as_tensor(self.images)
         self.resident = images.to(self.team.device) if self.augment.batched else images
 
     def __getitem__(self, place: tuple[int, int]) -> Batch:
@@ -106,7 +106,7 @@ class Feed:
         """Seconds, of the epoch that is going on."""
         if workers is None:
             workers = suitable_workers(self.batches)
-        if workers == 0:
+        if workers == 0 and isinstance(data.images, np.ndarray):
             self.batches.reside()
         self.workers = workers
         self._loader = self._make_loader() if workers else None

@@ -89,6 +89,9 @@ class Recipe(_Table):
     """`folder` and `table`: how a photo becomes that square."""
     channels: Literal[1, 3] = 3
     """`folder` and `table`: 1 trains on grey."""
+    corrupt_images: Literal["fail", "skip"] = "fail"
+    """`folder` only: whether a file that cannot be decoded ends the run or is left out; either way
+    it is named."""
     validation_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
     """Share of the training images held out to choose the best epoch."""
     test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15

@@ -135,12 +135,15 @@ def new_run_path(recipe_name: str) -> Path:
 
 def describe_environment(data: Path, splits: Splits) -> dict[str, Any]:
     """What a run's result depends on beside its recipe."""
+    from training.datasets.base import channel_statistics
+
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": str(data),
         "dataset_sha256": splits.sha256,
         "train_images": len(splits.train),
         "validation_images": len(splits.validation),
+        "train_statistics": channel_statistics(splits.train.images)._asdict(),
         "git_commit": _git_commit(),
         "hardware": describe_hardware(),
         "versions": {"python": platform.python_version(), **_library_versions()},

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from training.classifier import Classifier
 from training.datasets import Labelled, Source, Splits
+from training.datasets.base import Statistics
 from training.distributed import Team, without_sync
 from training.errors import TrainingError
 from training.feed import Batch, Feed, as_tensor, mixed
@@ -117,10 +118,11 @@ def train(
     torch.manual_seed(recipe.seed)
     model = Classifier(recipe, source.spec, len(source.labels))
     feed = Feed(splits.train, recipe, team, workers)
-    # 5,000 images are plenty for a mean, a deviation and a covariance of patches.
-    model.prepare(feed.batches.read(torch.randperm(len(splits.train))[:5000]).cpu())
     saved = team.agree(run.has_checkpoint())
     if not saved:
+        # 5,000 images are plenty for a covariance of patches.
+        sample = feed.batches.read(torch.randperm(len(splits.train))[:5000]).cpu()
+        model.prepare(sample, Statistics(**run.environment["train_statistics"]))
         model.load_pretrained()
     model.to(team.device)
     state = make_state(model, recipe, recipe.epochs * len(feed), team.device)

@@ -136,6 +136,14 @@ def test_folder_bad_input(tmp_path: Path, photos: Path) -> None:
         open_source(recipe, tmp_path)
 
 
+def test_classes_must_be_the_same_in_every_split(tmp_path: Path) -> None:
+    write_photos(tmp_path / "train", 3)
+    write_photos(tmp_path / "val", 3)
+    (tmp_path / "val" / "red").rename(tmp_path / "val" / "pink")
+    with pytest.raises(TrainingError, match=r"val: its classes differ .*train: 'pink' is in one"):
+        open_source(tiny_recipe(), tmp_path)
+
+
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     write_photos(tmp_path, 4)
     for number in range(4):

@@ -6,12 +6,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convoy.imaging import InputSpec
+from training.datasets.store import CHUNK, Rows
 from training.errors import TrainingError
 from training.recipe import Recipe
 
@@ -25,7 +26,7 @@ class Labelled:
     """Images with their classes."""
 
     images: NDArray[np.uint8]
-    """[N, H, W, C]"""
+    """[N, H, W, C]; those to train on may be `Rows` of a store, which are read when asked for."""
     labels: Targets
 
     def __len__(self) -> int:
@@ -33,11 +34,16 @@ class Labelled:
 
     def take(self, rows: NDArray[np.int64]) -> Labelled:
         """The images of these rows."""
+        if isinstance(self.images, Rows):
+            images = cast("NDArray[np.uint8]", self.images.view(rows))
+            return Labelled(images, self.labels[rows])
         return Labelled(self.images[rows], self.labels[rows])
 
     def sha256(self) -> str:
         """Over the pixels, then the labels, in order."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        digest = hashlib.sha256()
+        for start in range(0, len(self), CHUNK):
+            digest.update(np.ascontiguousarray(self.images[start : start + CHUNK]).data)
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -89,7 +95,29 @@ def split_training(source: Source, recipe: Recipe) -> Splits:
     if validation is not None:
         return Splits(training, validation, training.sha256())
     held, rest = stratified_split(training.labels, recipe.validation_share, recipe.seed)
-    return Splits(training.take(rest), training.take(held), training.sha256())
+    validation = Labelled(training.images[held], training.labels[held])
+    return Splits(training.take(rest), validation, training.sha256())
+
+
+class Statistics(NamedTuple):
+    """Of pixels from 0 to 1, by channel."""
+
+    mean: list[float]
+    std: list[float]
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> Statistics:
+    """Mean and standard deviation over images [N, H, W, C], read a few at a time."""
+    channels = images.shape[-1]
+    sums, squares = np.zeros(channels), np.zeros(channels)
+    for start in range(0, len(images), CHUNK):
+        pixels = images[start : start + CHUNK].reshape(-1, channels)
+        sums += pixels.sum(axis=0, dtype=np.int64)
+        squares += np.square(pixels, dtype=np.uint16).sum(axis=0, dtype=np.int64)
+    count = int(np.prod(images.shape[:3]))
+    mean = sums / count
+    variance = np.maximum(squares / count - mean**2, 0.0)
+    return Statistics((mean / 255).tolist(), (np.sqrt(variance) / 255).tolist())
 
 
 def stratified_split(

@@ -6,28 +6,41 @@ Photos are decoded by `convoy.imaging`, as the service decodes them, and kept at
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from convoy.errors import ImageError
 from convoy.imaging import InputSpec, decode
 from training.datasets.base import Labelled, Source, Split, stratified_split
+from training.datasets.store import Store, allocate
 from training.errors import TrainingError
 from training.recipe import Recipe
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 VALIDATION_NAMES = ("validation", "val", "valid")
 
-MEMORY_LIMIT = 4 * 2**30
-"""Bytes of decoded pixels above which they go to a temporary file instead of memory."""
+SHOWN = 10
+"""Skipped files that are named."""
 
-Part = tuple[list[Path], NDArray[np.int64]]
+
+class Part(NamedTuple):
+    """The photos of a folder of class folders, or some of them."""
+
+    base: Path
+    files: list[Path]
+    labels: NDArray[np.int64]
+
+    def take(self, rows: Iterable[int]) -> Part:
+        """The photos of these rows."""
+        rows = list(rows)
+        return Part(self.base, [self.files[row] for row in rows], self.labels[rows])
 
 
 class Folder(Source):
@@ -35,25 +48,30 @@ class Folder(Source):
 
     def __init__(self, root: Path, recipe: Recipe) -> None:
         self.spec = photo_spec(recipe)
+        self._skips = recipe.corrupt_images == "skip"
+        self._stores: dict[Path, Store] = {}
         own = (root / "train").is_dir()
         base = root / "train" if own else root
         self.labels = class_names(base)
-        self._training = list_images(base, self.labels)
+        self._training = self._list(base)
         self._validation = self._own(root, VALIDATION_NAMES) if own else None
         self._test = self._own(root, ("test",)) if own else None
         if self._test is None:
-            self._hold_out_test(recipe)
+            held, rest = stratified_split(self._training.labels, recipe.test_share, recipe.seed)
+            self._test = self._training.take(held)
+            self._training = self._training.take(rest)
 
     @classmethod
     def open(cls, recipe: Recipe, root: Path, *, download: bool) -> Self:
-        """List the files; they are read later. Raises: TrainingError."""
+        """List the files and, to skip bad ones, read them. Raises: TrainingError."""
         if not root.is_dir():
             raise TrainingError(f"{root}: no such folder; name your images' folder with --data")
         return cls(root, recipe)
 
     def training(self) -> Labelled:
         """The photos of `train`, or all but the test share."""
-        return self._read(self._training)
+        images = self._store(self._training.base).read(self._training.files, lazily=True)
+        return Labelled(cast("NDArray[np.uint8]", images), self._training.labels)
 
     def validation(self) -> Labelled | None:
         """The photos of `validation`, `val` or `valid`."""
@@ -68,18 +86,47 @@ class Folder(Source):
     def _own(self, root: Path, names: Sequence[str]) -> Part | None:
         for name in names:
             if (root / name).is_dir():
-                return list_images(root / name, self.labels)
+                if other := sorted(set(self.labels) ^ set(class_names(root / name))):
+                    raise TrainingError(
+                        f"{root / name}: its classes differ from those of {root / 'train'}: "
+                        f"{other[0]!r} is in one of them only"
+                    )
+                return self._list(root / name)
         return None
 
-    def _hold_out_test(self, recipe: Recipe) -> None:
-        files, labels = self._training
-        held, rest = stratified_split(labels, recipe.test_share, recipe.seed)
-        self._test = [files[row] for row in held], labels[held]
-        self._training = [files[row] for row in rest], labels[rest]
+    def _list(self, base: Path) -> Part:
+        files, labels = list_images(base, self.labels)
+        part = Part(base, files, labels)
+        return self._without_corrupt(part) if self._skips else part
+
+    def _without_corrupt(self, part: Part) -> Part:
+        problems = self._store(part.base, part.files).problems
+        for file, problem in list(problems.items())[:SHOWN]:
+            tqdm.write(f"skipped {file}: {problem}", file=sys.stderr)
+        if len(problems) > SHOWN:
+            tqdm.write(f"skipped {len(problems) - SHOWN} more", file=sys.stderr)
+        part = part.take(row for row, file in enumerate(part.files) if str(file) not in problems)
+        for label, name in enumerate(self.labels):
+            if label not in part.labels:
+                raise TrainingError(f"{part.base / name}: none of its images can be decoded")
+        return part
+
+    def _store(self, base: Path, files: Sequence[Path] | None = None) -> Store:
+        if base not in self._stores:
+            store = Store.open(base, files or list_images(base, self.labels)[0], self.spec)
+            if store.problems and not self._skips:
+                (file, problem), *more = store.problems.items()
+                others = f" ({len(more)} more cannot be decoded)" if more else ""
+                raise TrainingError(
+                    f"{file}: {problem}; repair or remove it, "
+                    f'or set corrupt_images to "skip"{others}'
+                )
+            self._stores[base] = store
+        return self._stores[base]
 
     def _read(self, part: Part) -> Labelled:
-        files, labels = part
-        return Labelled(read_images(files, self.spec), labels)
+        images = self._store(part.base).read(part.files)
+        return Labelled(cast("NDArray[np.uint8]", images), part.labels)
 
 
 def photo_spec(recipe: Recipe) -> InputSpec:
@@ -99,7 +146,7 @@ def class_names(base: Path) -> tuple[str, ...]:
     return names
 
 
-def list_images(base: Path, classes: Sequence[str]) -> Part:
+def list_images(base: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray[np.int64]]:
     """Files of every class, by class and name, and the classes' indices.
 
     Raises: TrainingError naming a class without images.
@@ -117,7 +164,7 @@ def list_images(base: Path, classes: Sequence[str]) -> Part:
 
 def read_images(files: Sequence[Path], spec: InputSpec) -> NDArray[np.uint8]:
     """Decode files as the service would, [N, H, W, C]. Raises: TrainingError naming the file."""
-    images = _allocate((len(files), *spec.shape))
+    images = allocate((len(files), *spec.shape))
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow releases the interpreter's lock
     try:
         for row, pixels in enumerate(pool.map(lambda file: read_image(file, spec), files)):
@@ -135,11 +182,3 @@ def read_image(file: Path, spec: InputSpec) -> NDArray[np.uint8]:
         raise TrainingError(f"{file}: {error}; repair or remove it") from None
     except OSError as error:
         raise TrainingError(f"{file}: {error.strerror}") from None
-
-
-def _allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    size = int(np.prod(shape))
-    if size <= MEMORY_LIMIT:
-        return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:  # lives on, nameless, as long as the mapping does
-        return np.memmap(file, np.uint8, "w+", shape=shape)

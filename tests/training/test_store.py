@@ -1,0 +1,127 @@
+"""Stores of decoded photos: only what is new is decoded, what is corrupt is named."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convoy.imaging import InputSpec
+from tests.training.colours import tiny_recipe, write_photos
+from training.datasets import Labelled, Source, Splits, open_source, split_training, store
+from training.datasets.base import channel_statistics
+from training.datasets.store import Rows, Store
+from training.distributed import Team
+from training.errors import TrainingError
+from training.feed import Feed
+from training.runs import Run
+from training.train import train
+
+SPEC = InputSpec(height=16, width=16, channels=3)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every file that is decoded from here on."""
+    contents: list[bytes] = []
+    decode = store.decode
+
+    def counting(data: bytes, spec: InputSpec) -> np.ndarray:
+        contents.append(data)
+        return decode(data, spec)
+
+    monkeypatch.setattr(store, "decode", counting)
+    return contents
+
+
+def test_only_new_and_changed_files_are_decoded(tmp_path: Path, decoded: list[bytes]) -> None:
+    files = sorted(write_photos(tmp_path, 4).rglob("*.png"))
+    first = Store.open(tmp_path, files, SPEC).read(files)[:]
+    assert len(decoded) == 12
+    Store.open(tmp_path, files, SPEC)
+    assert len(decoded) == 12
+
+    files[3].write_bytes(files[0].read_bytes() + b"changed")
+    (tmp_path / "red" / "new.png").write_bytes(files[0].read_bytes())
+    files = [*files[:5], *files[6:], tmp_path / "red" / "new.png"]
+    second = Store.open(tmp_path, files, SPEC).read(files)[:]
+    assert len(decoded) == 14
+    assert np.array_equal(second[:3], first[:3])
+    assert np.array_equal(second[5:11], first[6:])
+    assert np.array_equal(second[11], first[0])
+    assert np.array_equal(second[3], first[0])
+
+
+def test_a_store_that_is_broken_is_made_again(
+    tmp_path: Path, cache: Path, decoded: list[bytes]
+) -> None:
+    files = sorted(write_photos(tmp_path, 2).rglob("*.png"))
+    before = set(cache.iterdir())
+    pixels = Store.open(tmp_path, files, SPEC).read(files)[:]
+    (array,) = (set(cache.glob("*.npy"))) - before
+    array.write_bytes(b"broken")
+    assert np.array_equal(Store.open(tmp_path, files, SPEC).read(files)[:], pixels)
+    assert len(decoded) == 12
+
+
+def test_corrupt_images_are_skipped_as_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], decoded: list[bytes]
+) -> None:
+    write_photos(tmp_path, 6)
+    bad = tmp_path / "red" / "03.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(TrainingError, match=r"red/03\.png: .*; repair or remove it, or set corr"):
+        split_training(open_source(tiny_recipe(), tmp_path), tiny_recipe())
+    for _ in range(2):
+        source = open_source(tiny_recipe(corrupt_images="skip"), tmp_path)
+        assert f"skipped {bad}: " in capsys.readouterr().err
+    assert len(source.training()) + len(source.tests()[0]) == 17
+    assert len(decoded) == 18
+
+
+def test_a_class_of_corrupt_images_is_named(tmp_path: Path) -> None:
+    for file in (write_photos(tmp_path, 3) / "red").iterdir():
+        file.write_bytes(b"not an image")
+    with pytest.raises(TrainingError, match="red: none of its images can be decoded"):
+        open_source(tiny_recipe(corrupt_images="skip"), tmp_path)
+
+
+def test_a_cache_that_cannot_be_written(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(TrainingError, match="set CONVOY_CACHE to a folder with room"):
+        open_source(tiny_recipe(), photos).training()
+
+
+def test_what_exceeds_the_memory_streams_to_the_same_weights(
+    tmp_path: Path, photos: Path, source: Source, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(network={"name": "cnn", "filters": [8]})  # with dropout
+    run = Run.create(tmp_path / "memory", recipe, photos, splits)
+    resident = train(run, source, splits)
+
+    monkeypatch.setattr(store, "MEMORY_LIMIT", 1000)
+    large = split_training(open_source(recipe, photos), recipe)
+    assert isinstance(large.train.images, Rows)
+    assert large.sha256 == splits.sha256
+    assert len(pickle.dumps(large.train.images)) < large.train.images.rows.nbytes + 1000
+    assert Feed(large.train, recipe, Team()).workers >= 1
+    run = Run.create(tmp_path / "disk", recipe, photos, large)
+    streamed = train(run, source, large, workers=2)
+    for name, tensor in resident.model.state_dict().items():
+        assert torch.equal(streamed.model.state_dict()[name], tensor), name
+
+
+def test_statistics_of_the_training_split_are_recorded(tmp_path: Path, splits: Splits) -> None:
+    run = Run.create(tmp_path, tiny_recipe(), Path("photos"), splits)
+    pixels = torch.from_numpy(splits.train.images) / 255
+    recorded = run.environment["train_statistics"]
+    assert recorded["mean"] == pytest.approx(pixels.mean(dim=(0, 1, 2)).tolist(), rel=1e-4)
+    assert recorded["std"] == pytest.approx(pixels.std(dim=(0, 1, 2)).tolist(), rel=1e-3)
+    grey = Labelled(np.full((3, 4, 4, 1), 51, np.uint8), np.zeros(3, np.int64))
+    assert channel_statistics(grey.images) == ([pytest.approx(0.2)], [pytest.approx(0.0)])

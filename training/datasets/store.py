@@ -1,0 +1,203 @@
+"""Decoded photos on disk, so that only new or changed files are decoded at the next start.
+
+A folder of photos has one store per input size: an array of pixels and an index beside it, which
+knows every file by path, size and time of change, and those that cannot be decoded. Stores lie in
+CONVOY_CACHE (by default ~/.cache/convoy) and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convoy.errors import ImageError
+from convoy.imaging import InputSpec, decode
+from training.errors import TrainingError
+
+MEMORY_LIMIT = 4 * 2**30
+"""Bytes of decoded pixels above which they stay on disk instead of in memory."""
+
+CHUNK = 256
+"""Images copied at once."""
+
+Entry = tuple[str, int, int]
+"""A file's path, size in bytes and time of change in nanoseconds."""
+
+
+class Rows:
+    """Some images of a store that stay on disk: answers what is asked of an array of them.
+
+    Only the name of the file goes to another process.
+    """
+
+    def __init__(self, file: Path, rows: NDArray[np.int64]) -> None:
+        self.file, self.rows = file, rows
+        self._pixels: NDArray[np.uint8] | None = None
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """All images of the store."""
+        if self._pixels is None:
+            self._pixels = np.load(self.file, mmap_mode="c")
+        return self._pixels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C)."""
+        return (len(self.rows), *self.pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        return gather(self.pixels, self.rows[key])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"file": self.file, "rows": self.rows, "_pixels": None}
+
+    def view(self, rows: NDArray[np.int64]) -> Rows:
+        """Some of these, on disk still."""
+        return Rows(self.file, self.rows[rows])
+
+
+class Store:
+    """The photos of one folder, decoded."""
+
+    def __init__(self, file: Path, entries: Sequence[Entry], problems: dict[str, str]) -> None:
+        self.file = file
+        self.problems = problems
+        """Why a file cannot be decoded, by its path."""
+        self._rows = {entry[0]: row for row, entry in enumerate(entries)}
+
+    @classmethod
+    def open(cls, base: Path, files: Sequence[Path], spec: InputSpec) -> Store:
+        """Decode what the store does not hold yet. Raises: TrainingError naming a path."""
+        entries = [_entry(file) for file in files]
+        name = _digest([str(base.resolve()), spec.model_dump_json()])
+        index = cache_folder() / f"{name}.json"
+        pixels = index.with_name(f"{name}-{_digest(entries)}.npy")
+        before = _read_index(index)
+        try:
+            if before is None or before[0].name != pixels.name:
+                index.parent.mkdir(parents=True, exist_ok=True)
+                problems = _write_pixels(pixels, entries, spec, before)
+                _replace(index, {"pixels": pixels.name, "entries": entries, "problems": problems})
+                if before is not None:
+                    before[0].unlink(missing_ok=True)
+            else:
+                problems = before[2]
+        except OSError as error:
+            raise TrainingError(
+                f"{index.parent}: {error.strerror}; set CONVOY_CACHE to a folder with room"
+            ) from None
+        return cls(pixels, entries, problems)
+
+    def read(self, files: Sequence[Path], *, lazily: bool = False) -> NDArray[np.uint8] | Rows:
+        """The pixels of some files, [N, H, W, C]; where they are many, they may stay on disk."""
+        rows = np.array([self._rows[str(file)] for file in files], np.int64)
+        view = Rows(self.file, rows)
+        if lazily and int(np.prod(view.shape)) > MEMORY_LIMIT:
+            return view
+        return view[:]
+
+
+def cache_folder() -> Path:
+    """Where stores lie."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CONVOY_CACHE") or Path(home) / "convoy")
+
+
+def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Room for images: in memory, or in a temporary file where they are many."""
+    if int(np.prod(shape)) <= MEMORY_LIMIT:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:  # lives on, nameless, as long as the mapping does
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def gather(pixels: NDArray[np.uint8], rows: Any) -> NDArray[np.uint8]:
+    """A copy of some rows, however many."""
+    if np.ndim(rows) == 0:
+        return np.array(pixels[rows])
+    copied = allocate((len(rows), *pixels.shape[1:]))
+    for start in range(0, len(rows), CHUNK):
+        copied[start : start + CHUNK] = pixels[rows[start : start + CHUNK]]
+    return copied
+
+
+def _write_pixels(
+    file: Path, entries: Sequence[Entry], spec: InputSpec, before: _Index | None
+) -> dict[str, str]:
+    """Fill a new array from the one before and from new files; returns what is wrong with which."""
+    known = {tuple(entry): row for row, entry in enumerate(before[1])} if before else {}
+    old = np.load(before[0], mmap_mode="r") if before else None
+    problems: dict[str, str] = {}
+
+    def pixels_of(entry: Entry) -> NDArray[np.uint8] | str:
+        if before is not None and old is not None and entry in known:
+            return before[2].get(entry[0]) or old[known[entry]]
+        try:
+            return decode(Path(entry[0]).read_bytes(), spec)
+        except ImageError as error:
+            return str(error)
+
+    work = file.with_name(f".writing-{os.getpid()}-{file.name}")
+    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow releases the interpreter's lock
+    try:
+        new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
+        for row, (entry, made) in enumerate(
+            zip(entries, pool.map(pixels_of, entries), strict=True)
+        ):
+            if isinstance(made, str):
+                problems[entry[0]] = made
+            else:
+                new[row] = made
+        new.flush()
+        os.replace(work, file)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        work.unlink(missing_ok=True)
+    return problems
+
+
+_Index = tuple[Path, list[Entry], dict[str, str]]
+
+
+def _read_index(index: Path) -> _Index | None:
+    """The array's file, its entries and problems; None where there is no whole store."""
+    try:
+        content = json.loads(index.read_bytes())
+        pixels = index.with_name(content["pixels"])
+        entries = [(str(path), int(size), int(time)) for path, size, time in content["entries"]]
+        if len(np.load(pixels, mmap_mode="r")) != len(entries):
+            return None
+        return pixels, entries, dict(content["problems"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # only a cache: it is made again
+
+
+def _replace(index: Path, content: dict[str, Any]) -> None:
+    work = index.with_name(f".writing-{os.getpid()}-{index.name}")
+    work.write_text(json.dumps(content))
+    os.replace(work, index)
+
+
+def _entry(file: Path) -> Entry:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise TrainingError(f"{file}: {error.strerror}") from None
+    return str(file), status.st_size, status.st_mtime_ns
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
