@@ -195,8 +195,9 @@ def measure(found: list[Contender], rounds: int, seconds: float) -> list[dict[st
         wall, _ = one.run(64)
         wall, _ = one.run(probe := max(64, int(64 / wall * 0.5)))
         sizes[one.name] = max(32, int(probe / wall * seconds))
-    for _ in range(rounds):
-        for one in found:
+    for number in range(rounds):
+        # Back and forth, so that nobody always follows the same neighbour.
+        for one in found if number % 2 else found[::-1]:
             wall, cpu = one.run(sizes[one.name])
             rates[one.name].append(sizes[one.name] / wall)
             costs[one.name].append(cpu / sizes[one.name] * 1e6)
@@ -280,8 +281,8 @@ def ratios(results: dict[str, list[dict[str, object]]]) -> str:
 def main() -> None:
     """Measure, print the table, write it as Markdown and JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement, about")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--seconds", type=float, default=0.7, help="of each measurement, about")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
     require_h2load()
