@@ -23,6 +23,7 @@ from convoy.bundle import (
     Provenance,
     write_bundle,
 )
+from convoy.imaging import InputSpec
 from training.datasets.folder import read_image
 from training.errors import TrainingError
 from training.evaluate import folder_split
@@ -88,16 +89,13 @@ def import_model(
     """
     foreign = read_foreign(path, wanted.output)
     _check_input(foreign, before)
-    files = golden_files(golden)
-    pixels = np.stack([read_image(file, before.spec) for file in files])
-    if len(np.unique(pixels, axis=0)) < LEAST_GOLDEN:
-        raise TrainingError(f"{golden}: at least {LEAST_GOLDEN} different images are needed")
+    _check_name(wanted.name)
+    files, pixels = _read_golden(golden, before.spec)
     scores = run_by_hand(foreign, before, pixels)
     if scores.shape[1] != len(wanted.labels):
         raise foreign.refuse(
             f"gives {scores.shape[1]:,} scores an image, there are {len(wanted.labels):,} labels"
         )
-    _check_name(wanted.name)
     wrapped = prove(foreign, before, choose_ending(scores, wanted), scores, pixels)
     manifest = _manifest(foreign, wanted, before, wrapped, next_version(models, wanted.name))
     if data is not None:
@@ -224,7 +222,10 @@ def _try(
     foreign: Foreign, before: Preprocessing, ending: Ending, images: Images, *, dynamic: bool
 ) -> tuple[Probabilities | None, ModelProto]:
     """Answers one image at a time; none where the graph does not run, or not on two."""
-    wrapped = wrap(foreign, before, ending, dynamic=dynamic)
+    try:
+        wrapped = wrap(foreign, before, ending, dynamic=dynamic)
+    except Exception as error:  # of ONNX's converter and checker
+        raise foreign.refuse(f"cannot be wrapped: {_line(error)}") from None
     try:
         model = OnnxModel(wrapped.SerializeToString())
         if dynamic and len(model(images[:2])) != 2:
@@ -244,6 +245,14 @@ def _finish(scores: Probabilities, ending: Ending) -> Probabilities:
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
     return np.asarray(1 / (1 + np.exp(-scores)), np.float32) if ending == "sigmoid" else scores
+
+
+def _read_golden(folder: Path, spec: InputSpec) -> tuple[list[Path], Images]:
+    files = golden_files(folder)
+    pixels = np.stack([read_image(file, spec) for file in files])
+    if len(np.unique(pixels, axis=0)) < LEAST_GOLDEN:
+        raise TrainingError(f"{folder}: at least {LEAST_GOLDEN} different images are needed")
+    return files, pixels
 
 
 def _check_name(name: str) -> None:

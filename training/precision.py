@@ -139,6 +139,7 @@ def to_int8(graph: bytes, images: Images) -> bytes:
             target,
             _reader(images),
             op_types_to_quantize=list(QUANTISED),
+            nodes_to_exclude=_stacked_products(onnx.load(folded)),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -212,6 +213,12 @@ def _reader(images: Images) -> object:
             return None if batch is None else {INPUT_NAME: batch}
 
     return Reader()
+
+
+def _stacked_products(model: ModelProto) -> list[str]:
+    """Products with a stack of matrices, as of capsules: integer kernels take none per channel."""
+    stacks = {one.name for one in model.graph.initializer if len(one.dims) > 2}
+    return [n.name for n in model.graph.node if n.op_type == "MatMul" and stacks & set(n.input)]
 
 
 def _checked(model: ModelProto) -> bytes:

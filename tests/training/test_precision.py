@@ -12,10 +12,11 @@ import pytest
 import convoy
 from convoy.bundle import Bundle, Precision
 from tests.servers import running_server
+from training.classifier import Classifier
 from training.cli import main
 from training.datasets import Source, open_source, split_training
 from training.errors import TrainingError
-from training.export import export_run
+from training.export import Deployed, export_run, to_onnx
 from training.measure import OnnxModel
 from training.precision import calibration_images, require_as_good, to_int8
 from training.recipe import load_recipe
@@ -96,6 +97,14 @@ def test_accuracy_is_that_of_fp32(models: Path, precision: str, loss: float) -> 
 def test_a_batch_changes_no_answer(models: Path, source: Source, precision: str) -> None:
     model = OnnxModel(Bundle.open(models / precision / "1").model_path)
     assert model.batch_difference(source.tests()[0].images[:20]) <= 1e-5
+
+
+def test_capsules_become_integers_but_for_their_stacked_products(source: Source) -> None:
+    recipe = load_recipe("mnist-capsnet")
+    deployed = Deployed(Classifier(recipe, source.spec, 10)).eval()
+    images = source.tests()[0].images[:16]
+    model = OnnxModel(to_int8(to_onnx(deployed, source.spec), images))
+    np.testing.assert_allclose(model(images), deployed.predict(images), atol=0.05)
 
 
 def test_all_are_served(models: Path) -> None:
