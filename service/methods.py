@@ -105,7 +105,8 @@ class ImageClassifier:
         """Answer each request of a stream in order; a failed one does not end the stream."""
         window = Window[pb.ClassifyRequest, pb.ClassifyStreamResponse](
             lambda request: self._outcome(request, deadline),
-            lambda request: len(request.images),
+            # A request without images is refused, and its answer takes room all the same.
+            lambda request: max(1, len(request.images)),
             self._stream_images,
         )
         async with aclosing(window.answers(requests)) as answers:

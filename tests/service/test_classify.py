@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import grpc
@@ -12,8 +14,12 @@ import pytest
 
 from convoy.bundle import write_bundle
 from convoy.client.sync import ImageClient
+from convoy.imaging import Limits
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
+from service.decoding import Decoder
+from service.methods import ImageClassifier
+from service.metrics import Metrics
 from tests.bundles import expected, make_bundle, solid
 from tests.servers import PATIENCE, Running, running_server
 
@@ -206,6 +212,27 @@ def test_a_stream_answers_in_order_and_survives_bad_requests(
         assert part.request_id == str(k)
     assert replies[0].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert "images[0]" in replies[0].error.message
+
+
+def test_requests_without_images_do_not_run_ahead_of_their_answers() -> None:
+    read = 0
+
+    async def requests() -> AsyncIterator[pb.ClassifyRequest]:
+        nonlocal read
+        while read < 1000:
+            read += 1
+            yield pb.ClassifyRequest()
+
+    async def take_one() -> None:
+        decoder = Decoder(Limits(1, 1), threads=1)
+        classifier = ImageClassifier(decoder, Metrics(), max_images=1, stream_images=4)
+        async with aclosing(classifier.classify_stream(requests())) as replies:
+            await anext(replies)
+            for _ in range(100):
+                await asyncio.sleep(0)
+
+    asyncio.run(take_one())
+    assert read < 10
 
 
 def test_a_stream_answers_before_the_next_request_comes(stub: rpc.ImageClassifierStub) -> None:
