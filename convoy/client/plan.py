@@ -126,7 +126,7 @@ class Planner:
         count, more = 0, True
         while more or window:
             while more and len(window) < self.batching.calls_in_flight:
-                chunk, more = yield from self._read_chunk(count, deadline())
+                chunk, more = yield from self._read_chunk(count, deadline)
                 count += len(chunk.slots)
                 images = [slot.image for slot in chunk.sendable()]
                 if images:
@@ -135,14 +135,14 @@ class Planner:
                 window.append(chunk)
             yield from self._finish(window.popleft(), top_k, deadline)
 
-    def _read_chunk(self, first: int, deadline: float) -> Steps[tuple[_Chunk, bool]]:
+    def _read_chunk(self, first: int, deadline: Callable[[], float]) -> Steps[tuple[_Chunk, bool]]:
         """Read the inputs of one call. Returns: the chunk, and whether there may be more."""
         chunk, size = _Chunk([]), 0
         for index in range(first, first + self.batching.images_per_call):
             value = yield Read()
             if value is END:
                 return chunk, False
-            shape = (yield from self._input_shape(deadline)) if is_array(value) else None
+            shape = (yield from self._input_shape(deadline())) if is_array(value) else None
             image = yield Prepare(value, shape)
             chunk.slots.append(_Slot(index, source_of(value, index), image))
             size += image.ByteSize() if isinstance(image, pb.Image) else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import convoy
@@ -19,7 +20,7 @@ BUSY = Failure("RESOURCE_EXHAUSTED", "queue full", pushback_ms=400)
 class World:
     """Answers every call with the next of `replies`."""
 
-    def __init__(self, inputs: list[bytes], replies: list[Any]) -> None:
+    def __init__(self, inputs: list[Any], replies: list[Any]) -> None:
         self.now = 100.0
         self.timeouts: list[float] = []
         self.sleeps: list[float] = []
@@ -88,3 +89,15 @@ def test_error_that_is_not_about_an_image_ends_the_plan():
     world = World([b"1", b"2"], [Failure("NOT_FOUND", "no such model")])
     with pytest.raises(convoy.NotFound, match="no such model"):
         classify(world, whole=False)
+
+
+def test_slow_inputs_of_a_stream_take_nothing_from_the_timeout_of_a_call():
+    described = pb.Model(height=1, width=1, channels=3)
+    world = World([np.zeros((1, 1, 3), np.uint8)], [described, ANSWER])
+    plan = world.planner.classify(top_k=0, whole=False)
+    assert isinstance(next(plan), Read)
+    world.now += 60.0
+    step = plan.send(world.do(Read()))
+    while not isinstance(step, Emit):
+        step = plan.send(world.do(step))
+    assert step.value.label == "cat"
