@@ -171,6 +171,7 @@ class AsyncImageClient(ClientBase):
             case Prepare():
                 return await asyncio.to_thread(step.run) if step.blocks else step.run()
             case Start():
+                self._check_not_closed_meanwhile()
                 call = self._methods[step.method](step.request, timeout=step.timeout)
                 calls.add(call)
                 return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from convoy.client.errors import ClientError, InvalidRequest
+from convoy.client.errors import ClientError, InvalidRequest, Unavailable
 from convoy.client.inputs import is_one_image
 from convoy.client.plan import Batching, Planner
 from convoy.client.retry import Retry
@@ -48,6 +48,11 @@ class ClientBase:
     def _check_open(self) -> None:
         if self._closed:
             raise ClientError("the client is closed; make a new one")
+
+    def _check_not_closed_meanwhile(self) -> None:
+        """As `_check_open`, for a call that had begun. Raises: Unavailable."""
+        if self._closed:
+            raise Unavailable("the client was closed")
 
 
 def as_many(images: Any) -> Any:

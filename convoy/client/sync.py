@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -90,7 +91,8 @@ class ImageClient(ClientBase):
         one = is_one_image(images)
         inputs: Any = [images] if one else images
         plan = self._planner.classify(top_k=as_top_k(top_k), whole=True)
-        results = [checked(result) for result in self._run(plan, inputs)]
+        with closing(self._run(plan, inputs)) as run:
+            results = [checked(result) for result in run]
         return results[0] if one else results
 
     def classify_stream(
@@ -168,10 +170,7 @@ class ImageClient(ClientBase):
             case Prepare():
                 return step.run()
             case Start():
-                with interrupts_deferred():
-                    call = self._methods[step.method].future(step.request, timeout=step.timeout)
-                    calls.add(call)
-                return call
+                return self._start(step, calls)
             case Wait():
                 calls.discard(step.handle)
                 try:
@@ -180,3 +179,14 @@ class ImageClient(ClientBase):
                     return failure_of(error)
             case Sleep():
                 return time.sleep(step.seconds)
+
+    def _start(self, step: Start, calls: set[grpc.Future[Any]]) -> grpc.Future[Any]:
+        with interrupts_deferred():
+            method = self._methods[step.method]
+            try:
+                call: grpc.Future[Any] = method.future(step.request, timeout=step.timeout)
+            except ValueError:  # what gRPC raises where another thread has closed the channel
+                self._check_not_closed_meanwhile()
+                raise
+            calls.add(call)
+        return call

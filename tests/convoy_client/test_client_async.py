@@ -111,6 +111,18 @@ def test_closing_ends_calls_in_flight(server):
         run(server, use)
 
 
+def test_closing_ends_a_stream_between_calls(server):
+    async def use(client: convoy.AsyncImageClient) -> None:
+        async with aclosing(client.classify_stream(b"1" for _ in range(10_000))) as outcomes:
+            await anext(outcomes)
+            await client.close()
+            async for _ in outcomes:
+                pass
+
+    with pytest.raises(convoy.Unavailable, match="the client was closed"):
+        run(server, use)
+
+
 def test_leaving_a_stream_early(server):
     async def use(client: convoy.AsyncImageClient) -> convoy.Result | convoy.ClientError:
         async with aclosing(client.classify_stream(b"1" for _ in range(10_000))) as outcomes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -122,6 +124,31 @@ def test_closing_ends_calls_in_flight(server: FakeServer):
     threading.Thread(target=close).start()
     with pytest.raises(convoy.Unavailable):
         client.classify(b"1")
+
+
+def test_closing_ends_a_stream_between_calls(server: FakeServer):
+    batching = convoy.Batching(images_per_call=1, calls_in_flight=1)
+    client = convoy.ImageClient(server.target, batching=batching)
+    outcomes = client.classify_stream([b"1", b"2"])
+    assert next(outcomes).label == "class1"
+    client.close()
+    with pytest.raises(convoy.Unavailable, match="the client was closed"):
+        next(outcomes)
+
+
+def test_refused_image_ends_the_other_calls_at_once(server: FakeServer, tmp_path):
+    server.open.clear()
+
+    def images() -> Iterator[Any]:
+        yield from (tmp_path / "none.jpg", b"1", b"2")
+        assert all(server.arrived.acquire(timeout=20) for _ in range(2))
+
+    batching = convoy.Batching(images_per_call=1)
+    with convoy.ImageClient(server.target, batching=batching) as client:
+        # The error that pytest holds must not hold the calls.
+        with pytest.raises(convoy.InvalidRequest):
+            client.classify(images())
+        assert all(server.left.acquire(timeout=20) for _ in range(2))
 
 
 def test_closed_client_says_so(server: FakeServer):
