@@ -14,6 +14,7 @@ from convoy.client.retry import PUSHBACK_KEY, Failure, parse_pushback
 from convoy.v1 import image_classifier_pb2 as pb
 
 MAX_MESSAGE_BYTES = 64 * 2**20
+KEEPALIVE_MS = 30_000
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _SERVICE = "/convoy.v1.ImageClassifier/"
 _RESPONSES: dict[str, Any] = {
@@ -27,7 +28,7 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A dead peer is noticed while a call waits for it; idle channels stay silent, since servers
     # close connections that ping without calls.
-    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
     # A server that comes back is found again as fast as calls are retried.

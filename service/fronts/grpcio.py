@@ -43,6 +43,7 @@ log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_PENDING_CALLS = 20_000
+LEAST_PING_MS = 10_000
 
 
 # The library's stubs are older than the messages of List.
@@ -79,6 +80,8 @@ class GrpcioFront:
                 # at random; admission refuses them with a reason and a pushback.
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+                # By default, a client that pings more often than every 5 minutes is cut off.
+                ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_MS),
             ]
         )
         self._metrics = metrics

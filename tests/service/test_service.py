@@ -18,8 +18,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from convoy.client.channel import KEEPALIVE_MS
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
+from service.fronts.grpcio import LEAST_PING_MS
 from tests.bundles import solid
 from tests.servers import PATIENCE, Running, running_server, server_process
 
@@ -224,3 +226,7 @@ def test_both_ports_take_ipv6(models: Path) -> None:
     ):
         assert stub.Classify(ONE, timeout=PATIENCE).model == "tiny"
         assert server.metric("convoy_ready") == 1
+
+
+def test_the_client_s_pings_are_allowed() -> None:
+    assert KEEPALIVE_MS > LEAST_PING_MS
