@@ -23,7 +23,7 @@ from service.errors import UsageError
 
 ENV_PREFIX = "CONVOY_"
 # Variables of the client and of training, which may stand in the same environment.
-FOREIGN_VARIABLES = {"CONVOY_DATA", "CONVOY_SERVER"}
+FOREIGN_VARIABLES = {"CONVOY_CACHE", "CONVOY_DATA", "CONVOY_SERVER"}
 # What Kubernetes puts into every pod beside a Service that is named convoy.
 SERVICE_LINK = re.compile(r"CONVOY_(SERVICE|PORT)(_|$)")
 
