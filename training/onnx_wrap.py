@@ -239,6 +239,7 @@ def _open_batch(graph: GraphProto, batch: int) -> None:
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             shapes[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    replaced = set()
     for index, node in enumerate(graph.node):
         # Of weights too, old files reshape some: those keep their shape.
         if node.op_type != "Reshape" or node.input[0] in shapes:
@@ -246,8 +247,15 @@ def _open_batch(graph: GraphProto, batch: int) -> None:
         shape = shapes.get(node.input[1])
         if shape is not None and shape.ndim == 1 and len(shape) > 1 and shape[0] == batch:
             kept = np.array([0, *shape[1:]], np.int64)  # 0: as many as come in
-            node.input[1] = f"{OWN}shape_{index}"
+            shape_name, node.input[1] = node.input[1], f"{OWN}shape_{index}"
             graph.initializer.append(numpy_helper.from_array(kept, node.input[1]))
+            replaced.add(shape_name)
+    # Bodies of loops and branches may read a constant too: then it stays.
+    nested = any(field.HasField("g") for node in graph.node for field in node.attribute)
+    read = {name for node in graph.node for name in node.input}
+    for one in [one for one in graph.initializer if one.name in replaced - read]:
+        if not nested:
+            graph.initializer.remove(one)
 
 
 def _tensor(values: NDArray[np.generic], name: str) -> object:
