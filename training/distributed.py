@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from training.batchnorm import share_batch_norm
@@ -99,15 +100,19 @@ def join() -> Iterator[Team]:
 
     Raises: TrainingError where another process of the team is lost.
     """
-    if (size := world_size()) == 1:
+    if world_size() == 1:
         yield Team()
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    # A restart may find the same store, where the addresses of lost processes still stand.
+    store = dist.PrefixStore(f"start-{restarts()}", store)  # type: ignore[attr-defined]
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         with contact():
-            yield Team(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+            yield Team(rank, size, int(os.environ["LOCAL_RANK"]))
     finally:
         dist.destroy_process_group()
 
@@ -136,6 +141,6 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def restarted() -> bool:
-    """Whether torchrun has started this process in place of one that failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+def restarts() -> int:
+    """How often torchrun has started processes in place of ones that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))

@@ -14,7 +14,7 @@ from convoy.bundle import Bundle
 from training.classifier import Classifier
 from training.datasets import Source, Splits, open_source, split_training
 from training.datasets.location import find_data
-from training.distributed import LostProcess, Team, contact, join, restarted, world_size
+from training.distributed import LostProcess, Team, contact, join, restarts, world_size
 from training.errors import TrainingError
 from training.export import export_run, golden_files
 from training.recipe import Recipe, load_recipe
@@ -65,7 +65,7 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> Run:
 
 
 def _open_run(path: Path, recipe: Recipe, data: Path, splits: Splits, resume: bool) -> Run:
-    if resume or (restarted() and (path / RECIPE_FILE).exists()):
+    if resume or (restarts() and (path / RECIPE_FILE).exists()):
         return Run.resume(path, recipe, splits)
     return Run.create(path, recipe, data.resolve(), splits)
 

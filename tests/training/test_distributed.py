@@ -35,7 +35,9 @@ flip = true
 crop_padding = 2
 jpeg = 0.5
 """
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+TORCHRUN = [
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+]  # fmt: skip
 
 
 def arguments(folder: Path, photos: Path, run: str, epochs: int) -> list[str]:
@@ -82,8 +84,10 @@ def test_a_lost_process_is_restarted_and_goes_on(tmp_path: Path, photos: Path) -
     parts += arguments(tmp_path, photos, "parts", 25)
     with subprocess.Popen(parts, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
-        while not process.stderr.readline().startswith("epoch 2/"):
-            assert process.poll() is None
+        said = ""
+        while not (line := process.stderr.readline()).startswith("epoch 2/"):
+            said += line
+            assert line, said
         os.kill(children(process)["1"], signal.SIGKILL)
         rest = process.stderr.read()
     assert process.returncode == 0, rest
