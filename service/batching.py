@@ -189,7 +189,8 @@ class Batcher(Generic[T, R]):
         """Wait for another item, at most `patience` seconds."""
         self._arrived.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), patience)
+            async with asyncio.timeout(patience):
+                await self._arrived.wait()
 
     def _resolve(self, batch: Batch[T, R], results: Sequence[R | Exception]) -> None:
         """Give each item its own result; one that has left must not disturb the others."""
