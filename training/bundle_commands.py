@@ -24,7 +24,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """`convoy-train evaluate`."""
     parser.set_defaults(command=_evaluate)
     parser.add_argument("bundle", type=Path, help="the bundle's folder, models/NAME/VERSION")
-    _add_data(parser)
+    _add_tests(parser)
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
@@ -32,7 +32,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     """`convoy-train report`."""
     parser.set_defaults(command=_report)
     parser.add_argument("bundle", type=Path, help="the bundle's folder, models/NAME/VERSION")
-    _add_data(parser)
+    _add_tests(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (default: NAME-VERSION.html)"
     )
@@ -43,7 +43,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_compare)
     parser.add_argument("old", type=Path, help="the bundle that runs now, models/NAME/VERSION")
     parser.add_argument("new", type=Path, help="the bundle that may replace it")
-    _add_data(parser)
+    _add_tests(parser)
     parser.add_argument(
         "--min-gain", type=float, metavar="POINTS",
         help="exit with 1 unless the new one's accuracy is higher by so many percentage points",
@@ -51,8 +51,13 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """`--data`, which most subcommands take."""
     parser.add_argument("--data", type=Path, metavar="PATH", help="the data set's folder or CSV")
+
+
+def _add_tests(parser: argparse.ArgumentParser) -> None:
+    add_data(parser)
     parser.add_argument(
         "--folder", action="store_true",
         help="measure on every image of --data, one folder per class, whatever it was trained on",

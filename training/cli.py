@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convoy.errors import ConvoyError
-from training.bundle_commands import add_compare, add_evaluate, add_report
+from training.bundle_commands import add_compare, add_data, add_evaluate, add_report
 from training.import_command import add_import
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="PATH", help="the data set's folder or CSV")
+    add_data(parser)
     parser.add_argument(
         "--models", type=Path, metavar="DIR", default=Path("models"),
         help="where the bundle goes, as NAME/VERSION (default: models)",
@@ -104,7 +104,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 def _add_preview(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_preview)
     _add_recipe(parser)
-    parser.add_argument("--data", type=Path, metavar="PATH", help="the data set's folder or CSV")
+    add_data(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="a PNG file")
     parser.add_argument("--images", type=_count, default=8, help="rows (default: 8)")
     parser.add_argument("--versions", type=_count, default=6, help="of each (default: 6)")
