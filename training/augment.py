@@ -20,6 +20,9 @@ from torchvision.transforms import v2
 
 from training.recipe import Augmentation
 
+GREY = 127
+"""Near the mean of photos, so that what is hidden says nothing either way."""
+
 
 class Change(Protocol):
     """One way to change images."""
@@ -83,6 +86,31 @@ class RandomFlip:
         return torch.where(mirrored, images.flip(-1), images)
 
 
+class Cutout:
+    """Paint a square of `side` pixels grey, its centre anywhere in the image.
+
+    DeVries, Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
+    """
+
+    draws = 2
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) to the same."""
+        height, width = images.shape[2:]
+        down = self._hidden(height, numbers[:, 0])
+        right = self._hidden(width, numbers[:, 1])
+        return images.masked_fill(down[:, None, :, None] & right[:, None, None, :], GREY)
+
+    def _hidden(self, length: int, numbers: Tensor) -> Tensor:
+        """Which rows, or columns, of each image the square covers: bool (B, length)."""
+        first = (numbers * length).long()[:, None] - self.side // 2
+        places = torch.arange(length, device=numbers.device)
+        return (places >= first) & (places < first + self.side)
+
+
 class Augment:
     """All changes of a recipe, one after the other."""
 
@@ -109,7 +137,7 @@ class Augment:
 
 
 def make_augmentation(settings: Augmentation, height: int, width: int) -> Augment:
-    """The recipe's changes in a fixed order: shape, then colour, then compression."""
+    """The recipe's changes in a fixed order: shape, colour, compression, what is hidden."""
     changes: list[Change] = []
     if settings.resize_scale < 1.0:
         scale = (settings.resize_scale, 1.0)
@@ -128,4 +156,6 @@ def make_augmentation(settings: Augmentation, height: int, width: int) -> Augmen
         changes.append(Each(v2.Grayscale(num_output_channels=3), settings.grayscale))
     if settings.jpeg > 0.0:
         changes.append(Each(v2.JPEG(settings.jpeg_quality), settings.jpeg))
+    if settings.cutout > 0:
+        changes.append(Cutout(settings.cutout))
     return Augment(changes)

@@ -63,6 +63,9 @@ class Augmentation(_Table):
     jpeg_quality: tuple[JpegQuality, JpegQuality] = (60, 95)
     """Range of that JPEG's quality."""
 
+    cutout: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Side in pixels of a square that is painted grey, so that no part is relied upon alone."""
+
     @model_validator(mode="after")
     def _quality_ascends(self) -> Self:
         if self.jpeg_quality[0] > self.jpeg_quality[1]:

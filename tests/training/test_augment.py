@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.augment import Augment, RandomFlip, RandomShift, make_augmentation
+from training.augment import GREY, Augment, Cutout, RandomFlip, RandomShift, make_augmentation
 from training.recipe import Augmentation
 
 IMAGES = torch.arange(2 * 3 * 12 * 12, dtype=torch.uint8).reshape(2, 3, 12, 12)
@@ -25,6 +25,7 @@ EVERYTHING: list[dict[str, object]] = [
     {"color_jitter": 0.4, "hue_jitter": 0.1},
     {"grayscale": 0.5},
     {"jpeg": 1.0, "jpeg_quality": [10, 90]},
+    {"cutout": 5},
 ]
 
 
@@ -73,3 +74,12 @@ def test_shift_cuts_windows_of_the_mirrored_image() -> None:
     }
     shifted = RandomShift(1)(MANY, torch.rand(64, 2))
     assert {image.numpy().tobytes() for image in shifted} == windows
+
+
+def test_cutout_hides_a_square_that_may_leave_the_image() -> None:
+    images = torch.zeros(2, 3, 12, 12, dtype=torch.uint8)
+    middle, corner = Cutout(4)(images, torch.tensor([[0.5, 0.5], [0.0, 0.999]]))
+    assert (middle[:, 4:8, 4:8] == GREY).all()
+    assert (middle == GREY).sum() == 3 * 16
+    assert (corner[:, :2, 9:] == GREY).all()
+    assert (corner == GREY).sum() == 3 * 6
