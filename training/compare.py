@@ -15,7 +15,7 @@ from training.datasets.location import OWN
 from training.errors import TrainingError
 from training.evaluate import find_tests, folder_split, trained_recipe
 from training.measure import OnnxModel, measure
-from training.metrics import Z_95, decide
+from training.metrics import Z_95, decide, share_interval
 from training.recipe import Recipe
 from training.speed import BATCHES, median_latencies, repeat
 
@@ -31,6 +31,8 @@ class Side(BaseModel):
     bundle: str
     """Its folder."""
     accuracy: float
+    accuracy_interval: tuple[float, float]
+    """95 % interval."""
     calibration_error: float
     bytes: int
     """Length of the ONNX file."""
@@ -97,6 +99,7 @@ class Contender:
         return Side(
             bundle=str(self.bundle.path),
             accuracy=self.quality.accuracy,
+            accuracy_interval=share_interval(self.quality.accuracy, self.quality.images),
             calibration_error=self.quality.calibration_error,
             bytes=self.bundle.model_path.stat().st_size,
             latency_ms=dict(latencies),
@@ -239,6 +242,7 @@ def describe_comparison(comparison: Comparison) -> str:
         ("", "old", "new", ""),
         ("accuracy", f"{old.accuracy:.2%}", f"{new.accuracy:.2%}",
          f"{comparison.gain:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}"),
+        ("95% interval", _interval(old), _interval(new), ""),
         ("only it is right", f"{only[0]:,}", f"{only[1]:,}",
          f"McNemar's test: p = {comparison.p_value:.2g}"),
         ("calibration error", f"{old.calibration_error:.4f}", f"{new.calibration_error:.4f}", ""),
@@ -249,7 +253,7 @@ def describe_comparison(comparison: Comparison) -> str:
            f"{100 * (one.new - one.old):+.1f}") for one in comparison.classes),
     ]  # fmt: skip
     width = max(len(row[0]) for row in rows)
-    lines = [f"{row[0]:{width}}  {row[1]:>10}  {row[2]:>10}  {row[3]}".rstrip() for row in rows]
+    lines = [f"{row[0]:{width}}  {row[1]:>12}  {row[2]:>12}  {row[3]}".rstrip() for row in rows]
     return "\n".join(
         [
             f"{old.bundle} and {new.bundle} on {comparison.split}, {comparison.images:,} images",
@@ -259,6 +263,11 @@ def describe_comparison(comparison: Comparison) -> str:
             f"the new one is {comparison.verdict}",
         ]
     )
+
+
+def _interval(side: Side) -> str:
+    low, high = side.accuracy_interval
+    return f"{100 * low:.2f}-{100 * high:.2f}"
 
 
 def _latency_row(batch: int, old: float | None, new: float | None) -> tuple[str, str, str, str]:

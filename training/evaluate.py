@@ -14,7 +14,7 @@ from training.datasets import Split, open_source
 from training.datasets.folder import class_names, list_images, read_images
 from training.errors import TrainingError
 from training.measure import OnnxModel, measure
-from training.metrics import wilson_interval
+from training.metrics import describe_share, share_interval
 from training.recipe import Recipe, parse_recipe
 from training.report import render_report
 
@@ -131,19 +131,16 @@ def describe_quality(quality: Quality, labels: tuple[str, ...]) -> str:
 
 def describe_totals(quality: Quality) -> str:
     """A split's figures over all classes, in one line."""
-    parts = [f"{quality.split}: {describe_accuracy(quality)} of {quality.images:,} images right"]
+    low, high = share_interval(quality.accuracy, quality.images)
+    parts = [
+        f"{quality.split}: {quality.accuracy:.2%} (95% interval {low:.2%} to {high:.2%}) "
+        f"of {quality.images:,} images right"
+    ]
     if quality.top5_accuracy is not None:
-        parts.append(f"{quality.top5_accuracy:.2%} in the first five")
+        parts.append(f"{describe_share(quality.top5_accuracy, quality.images)} in the first five")
     if quality.macro_f1 is not None:
         parts.append(f"macro F1 {quality.macro_f1:.4f}")
     parts.append(f"calibration error {quality.calibration_error:.4f}")
     if quality.unscaled_calibration_error is not None:
         parts[-1] += f" ({quality.unscaled_calibration_error:.4f} without its temperature)"
     return ", ".join(parts)
-
-
-def describe_accuracy(quality: Quality) -> str:
-    """The accuracy with its 95 % interval; measured again where a manifest is older than that."""
-    right = round(quality.accuracy * quality.images)
-    low, high = quality.accuracy_interval or wilson_interval(right, quality.images)
-    return f"{quality.accuracy:.2%} (95% interval {low:.2%} to {high:.2%})"

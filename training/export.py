@@ -36,7 +36,7 @@ from training.datasets.folder import SUFFIXES, read_image
 from training.datasets.location import OWN
 from training.errors import TrainingError
 from training.measure import OnnxModel, baseline, measure
-from training.metrics import Probabilities, share_right
+from training.metrics import Probabilities, describe_share, share_right
 from training.precision import LIMITS, calibration_images, convert, require_as_good
 from training.recipe import Recipe
 from training.report import render_report
@@ -207,8 +207,9 @@ def require_parity(deployed: Deployed, graph: bytes, tests: Sequence[Split]) -> 
         )
         if abs(theirs - ours) > MAX_ACCURACY_DIFFERENCE:
             raise TrainingError(
-                f"export refused: on {split.name} the ONNX file is {theirs:.2%} right, "
-                f"PyTorch {ours:.2%}"
+                f"export refused: on {split.name} the ONNX file is "
+                f"{describe_share(theirs, len(split))} right, "
+                f"PyTorch {describe_share(ours, len(split))}"
             )
 
 

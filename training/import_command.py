@@ -76,6 +76,7 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
+    from training.evaluate import describe_totals
     from training.importer import Wanted, import_model, read_labels
     from training.speed import describe_speed
 
@@ -98,7 +99,7 @@ def _import(arguments: argparse.Namespace) -> None:
         print("its answers hold for single images only: it will be served at batch 1",
               file=sys.stderr)  # fmt: skip
     for quality in manifest.quality:
-        print(f"{quality.split}: {quality.accuracy:.2%} of {quality.images:,} images right")
+        print(describe_totals(quality))
     print(describe_speed(manifest.speed))
     print(bundle.path)
 

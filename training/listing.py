@@ -9,13 +9,16 @@ from typing import Any
 
 from convoy.bundle import LOG_FILE
 from training.errors import TrainingError
+from training.metrics import describe_share, share_interval
 from training.runs import ENVIRONMENT_FILE, RECIPE_FILE, best_entry
 
 HEAD = (
     "run", "started", "recipe", "network", "epochs", "of", "best", "accuracy", "loss",
     "speed", "minutes",
 )  # fmt: skip
-"""Keys to sort by, too."""
+"""Keys to sort by."""
+SHOWN = ("run", "network", "epochs", "best", "accuracy", "loss", "speed", "minutes")
+"""Of these, what a table has room for; by default, a run's name says the rest."""
 DESCENDING = frozenset({"started", "epochs", "accuracy", "speed"})
 """The best or newest first."""
 
@@ -44,6 +47,7 @@ def describe_run(path: Path) -> Row:
     recipe, environment = (_read(path / name) for name in (RECIPE_FILE, ENVIRONMENT_FILE))
     log = _read_lines(path / LOG_FILE)
     best = best_entry(log) if log else {}
+    accuracy, images = best.get("validation_accuracy"), environment["validation_images"]
     seconds = sum(entry["seconds"] for entry in log)
     return {
         "run": path.name,
@@ -53,7 +57,9 @@ def describe_run(path: Path) -> Row:
         "epochs": len(log),
         "of": recipe["epochs"],
         "best": best.get("epoch"),
-        "accuracy": best.get("validation_accuracy"),
+        "accuracy": accuracy,
+        "accuracy_interval": None if accuracy is None else share_interval(accuracy, images),
+        "validation_images": images,
         "loss": best.get("validation_loss"),
         "speed": log[-1]["images_per_second"] if log else None,
         "minutes": seconds / 60 if log else None,
@@ -61,17 +67,23 @@ def describe_run(path: Path) -> Row:
 
 
 def describe_runs(rows: Sequence[Row]) -> str:
-    """A table for people: best epoch, its accuracy and loss on validation, images/s, minutes."""
-    cells = [[_cell(key, row[key]) for key in HEAD] for row in rows]
-    table = [list(HEAD), *cells]
+    """A table for people: best epoch, its accuracy with the 95 % interval and loss on validation,
+    images/s, minutes."""
+    table = [list(SHOWN), *([_cell(key, row) for key in SHOWN] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ("  ".join(map(str.ljust, line, widths)) for line in table)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _cell(key: str, value: object) -> str:
-    formats = {"accuracy": "{:.2%}", "loss": "{:.4f}", "speed": "{:.0f}/s", "minutes": "{:.1f}"}
-    return "-" if value is None else formats.get(key, "{}").format(value)
+def _cell(key: str, row: Row) -> str:
+    if row[key] is None:
+        return "-"
+    if key == "epochs":
+        return f"{row['epochs']}/{row['of']}"
+    if key == "accuracy":
+        return describe_share(row["accuracy"], row["validation_images"])
+    formats = {"loss": "{:.4f}", "speed": "{:.0f}/s", "minutes": "{:.1f}"}
+    return formats.get(key, "{}").format(row[key])
 
 
 def _read(file: Path) -> dict[str, Any]:

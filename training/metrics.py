@@ -35,6 +35,17 @@ def wilson_interval(right: int, images: int) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
+def share_interval(share: float, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share of so many images."""
+    return wilson_interval(round(share * images), images)
+
+
+def describe_share(share: float, images: int) -> str:
+    """A share with its 95 % interval, as `93.50% (91.80-94.87)`."""
+    low, high = share_interval(share, images)
+    return f"{share:.2%} ({100 * low:.2f}-{100 * high:.2f})"
+
+
 def decide(
     labels: Labels, probabilities: Probabilities, thresholds: Sequence[float] | None = None
 ) -> tuple[Flags, Flags]:

@@ -21,7 +21,7 @@ from convoy.bundle import INPUT_NAME, Precision
 from training.datasets import Labelled, Split
 from training.errors import TrainingError
 from training.measure import OnnxModel
-from training.metrics import Probabilities, share_right
+from training.metrics import Probabilities, describe_share, share_right
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -181,8 +181,10 @@ def require_as_good(
         after = share_right(split.labels, answer)
         if before - after > allowed + 1e-9:  # they are shares of whole images
             raise TrainingError(
-                f"export refused: on {split.name}, {precision} is {after:.2%} right and fp32 "
-                f"{before:.2%}, more than {100 * allowed:g} points apart; export as fp32"
+                f"export refused: on {split.name}, {precision} is "
+                f"{describe_share(after, len(split))} right and fp32 "
+                f"{describe_share(before, len(split))}, more than {100 * allowed:g} points apart; "
+                "export as fp32"
             )
 
 

@@ -8,19 +8,16 @@ uninterrupted one.
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from training.classifier import Classifier
 from training.datasets import Labelled, Source, Splits
@@ -29,6 +26,7 @@ from training.distributed import Team, without_sync
 from training.errors import TrainingError
 from training.feed import Batch, Feed, as_tensor, mixed
 from training.optimize import Average, autocast_type, make_optimizer, make_schedule, weights_of
+from training.progress import HEAD, describe_epoch, progress_bar, show
 from training.recipe import Recipe
 from training.runs import Log, Run, best_entry
 from training.tracking import tracking
@@ -115,29 +113,17 @@ def train(
     Raises: TrainingError; KeyboardInterrupt, after which the last checkpoint stands.
     """
     recipe, team = run.recipe, team or Team()
-    torch.manual_seed(recipe.seed)
-    model = Classifier(recipe, source.spec, len(source.labels))
     feed = Feed(splits.train, recipe, team, workers)
-    saved = team.agree(run.has_checkpoint())
-    if not saved:
-        # 5,000 images are plenty for a covariance of patches.
-        sample = feed.batches.read(torch.randperm(len(splits.train))[:5000]).cpu()
-        model.prepare(sample, Statistics(**run.environment["train_statistics"]))
-        model.load_pretrained()
-    model.to(team.device)
-    state = make_state(model, recipe, recipe.epochs * len(feed), team.device)
-    if saved:
-        state.restore(team.agree(run.load() if team.leads else {}))
-    elif team.leads:
-        run.save(state.checkpoint(), state.log)  # so that there is always one to resume from
-
+    state = begin(run, source, feed, team)
     network = None
+    if team.leads:
+        show(HEAD)
     with tracking(run.path, recipe, state.log, writes=team.leads) as tracker:
         while len(state.log) < recipe.epochs and not out_of_patience(state.log, recipe.patience):
             epoch = len(state.log) + 1
             torch.manual_seed(mixed(recipe.seed, epoch, team.rank))  # dropout's
-            if model.begin_epoch(epoch) or network is None:
-                network = as_called(model, recipe, team)
+            if state.model.begin_epoch(epoch) or network is None:
+                network = as_called(state.model, recipe, team)
             trained = train_epoch(state, network, feed, recipe, team)
             loss, accuracy = evaluate(state.evaluated, splits.validation, team)
             if not math.isfinite(loss):
@@ -149,7 +135,26 @@ def train(
             if team.leads:
                 run.save(state.checkpoint(), state.log)
                 tracker.add(state.log[-1])
-                tqdm.write(summary(state.log[-1], recipe.epochs), file=sys.stderr)
+                show(describe_epoch(state.log[-1], recipe.epochs, splits))
+    return state
+
+
+def begin(run: Run, source: Source, feed: Feed, team: Team) -> State:
+    """The state to go on from: the checkpoint's, or that of a new network."""
+    torch.manual_seed(run.recipe.seed)
+    model = Classifier(run.recipe, source.spec, len(source.labels))
+    saved = team.agree(run.has_checkpoint())
+    if not saved:
+        # 5,000 images are plenty for a covariance of patches.
+        sample = feed.batches.read(torch.randperm(len(feed.batches.labels))[:5000]).cpu()
+        model.prepare(sample, Statistics(**run.environment["train_statistics"]))
+        model.load_pretrained()
+    model.to(team.device)
+    state = make_state(model, run.recipe, run.recipe.epochs * len(feed), team.device)
+    if saved:
+        state.restore(team.agree(run.load() if team.leads else {}))
+    elif team.leads:
+        run.save(state.checkpoint(), state.log)  # so that there is always one to resume from
     return state
 
 
@@ -252,22 +257,3 @@ def as_called(model: Classifier, recipe: Recipe, team: Team) -> nn.Module:
 def out_of_patience(log: Log, patience: int | None) -> bool:
     """Whether the last `patience` epochs brought nothing better."""
     return bool(patience and log) and len(log) - best_entry(log)["epoch"] >= (patience or 0)
-
-
-def progress_bar(steps: int, recipe: Recipe, epoch: int, *, shown: bool) -> tqdm[NoReturn]:
-    """A bar with images/s and the time left, where someone watches."""
-    return tqdm(
-        total=steps, desc=f"epoch {epoch}/{recipe.epochs}", unit="img",
-        unit_scale=recipe.batch_size, leave=False, disable=not (shown and sys.stderr.isatty()),
-        mininterval=0.5, dynamic_ncols=True,
-    )  # fmt: skip
-
-
-def summary(entry: Mapping[str, float], epochs: int) -> str:
-    """An epoch in one line."""
-    return (
-        f"epoch {entry['epoch']}/{epochs}  loss {entry['train_loss']:.3f}  "
-        f"train {entry['train_accuracy']:.2%}  validation {entry['validation_accuracy']:.2%}  "
-        f"{entry['images_per_second']:.0f} images/s  {entry['data_wait']:.0%} waiting for data  "
-        f"{entry['seconds']:.0f} s"
-    )

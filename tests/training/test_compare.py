@@ -79,7 +79,11 @@ def test_the_exit_code_is_the_answer(
     pair = [str(colours / name / "1") for name in (old, new)]
     assert main(["compare", *pair, "--data", str(photos), "--folder", "--min-gain", gain]) == code
     verdict = {"blind": "better", "colours": "no different"}[old] if new != "blind" else "worse"
-    assert f"the new one is {verdict}" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"the new one is {verdict}" in output
+    every, none = "75.75-100.00", "0.00-24.25"  # of 12 images
+    intervals = [every if name == "colours" else none for name in (old, new)]
+    assert ["95%", "interval", *intervals] in [line.split() for line in output.splitlines()]
 
 
 def test_the_shipped_model_beats_the_mean_colour(

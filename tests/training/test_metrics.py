@@ -11,6 +11,7 @@ from training.measure import measure
 from training.metrics import (
     calibration_error,
     decide,
+    describe_share,
     per_class,
     roc_auc,
     top_accuracy,
@@ -104,6 +105,11 @@ def test_calibration_of_several_labels_counts_each() -> None:
 )
 def test_interval_of_a_share(right: int, images: int, interval: tuple[float, float]) -> None:
     assert wilson_interval(right, images) == pytest.approx(interval, abs=5e-5)
+
+
+def test_a_share_is_printed_with_its_interval() -> None:
+    assert describe_share(935 / 1000, 1000) == "93.50% (91.80-94.87)"
+    assert describe_share(1.0, 5000) == "100.00% (99.92-100.00)"
 
 
 def test_top_one_is_the_accuracy() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from training.cli import main
 from training.datasets import Source, Splits
 from training.errors import TrainingError
 from training.listing import list_runs
+from training.metrics import describe_share, share_interval
+from training.progress import HEAD, describe_epoch
 from training.runs import Run
 from training.tracking import CURVES_FILE, EVENTS_FOLDER, tracking
 from training.train import train
@@ -70,12 +73,30 @@ def test_what_came_after_the_checkpoint_is_purged(tmp_path: Path) -> None:
 def test_runs_are_listed_and_sorted(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", str(runs), "--sort", "accuracy"]) == 0
     head, first, second = capsys.readouterr().out.splitlines()
-    assert head.split()[:4] == ["run", "started", "recipe", "network"]
-    assert first.split()[0] == "done"
-    assert "%" in first
-    assert second.split()[4:] == ["0", "2", "-", "-", "-", "-", "-"]
+    assert head.split()[:4] == ["run", "network", "epochs", "best"]
+    assert first.split()[:3] == ["done", "cnn", "2/2"]
+    assert re.search(r" \d+\.\d\d% \(\d+\.\d\d-\d+\.\d\d\) ", first)
+    assert max(map(len, (head, first, second))) <= 100
+    assert second.split()[2:] == ["0/2", "-", "-", "-", "-", "-"]
     assert main(["runs", str(runs), "--sort", "recipe", "--json"]) == 0
-    assert [row["recipe"] for row in json.loads(capsys.readouterr().out)] == ["colours", "other"]
+    done, begun = json.loads(capsys.readouterr().out)
+    assert (done["recipe"], begun["recipe"]) == ("colours", "other")
+    assert done["accuracy_interval"] == pytest.approx(share_interval(done["accuracy"], 6))
+    assert begun["accuracy_interval"] is None
+
+
+def test_epochs_stand_in_a_table_with_intervals(splits: Splits) -> None:
+    entry = {**ENTRY, "epoch": 9, "images_per_second": 1234.5, "data_wait": 0.02, "seconds": 61.6}
+    line = describe_epoch(entry, 10, splits)
+    shares = [describe_share(0.5, len(part)) for part in (splits.train, splits.validation)]
+    cells = ["9/10", "1.000", *shares, "1234", "2%", "62"]
+    assert re.split("  +", line.strip()) == cells
+    titles = ["epoch", "loss", "train", "validation", "images/s", "waiting", "seconds"]
+    for title, cell in zip(titles, cells, strict=True):
+        numbers = title not in ("train", "validation")
+        edge = str.__len__ if numbers else lambda _: 0
+        assert HEAD.index(title) + edge(title) == line.index(cell) + edge(cell)
+    assert len(line) <= len(HEAD) <= 100
 
 
 def test_listing_takes_no_pytorch(runs: Path) -> None:

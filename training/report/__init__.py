@@ -15,7 +15,7 @@ from typing import Any
 from convoy.bundle import Golden, Manifest
 from training.datasets import Split
 from training.measure import OnnxModel
-from training.metrics import Probabilities, wilson_interval, without_temperature
+from training.metrics import Probabilities, share_interval, without_temperature
 from training.report.explain import (
     SHOWN_PHOTOS,
     Row,
@@ -54,6 +54,7 @@ def render_report(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["percent"] = lambda share: f"{share:.1%}"
+    environment.globals["share_interval"] = share_interval
     page = environment.get_template(TEMPLATE.name)
     return page.render(
         manifest=manifest,
@@ -82,14 +83,10 @@ class ClassFigures:
 def _measured(manifest: Manifest, tests: Tests) -> dict[str, Any]:
     """What the manifest's figures give."""
     if not manifest.quality:
-        return {"intervals": [], "classes": [], "matrix": None, "confused": []}
+        return {"classes": [], "matrix": None, "confused": []}
     quality, labels = manifest.quality[0], manifest.labels
     drawn = quality.confusion and len(labels) <= DRAWN_CLASSES
     return {
-        "intervals": [
-            one.accuracy_interval or wilson_interval(round(one.accuracy * one.images), one.images)
-            for one in manifest.quality
-        ],
         "classes": _classes(manifest, tests),
         "matrix": confusion(labels, quality) if drawn else None,
         "confused": frequent_confusions(labels, quality),
