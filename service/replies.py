@@ -35,6 +35,7 @@ def describe(model: ServedModel, default: str | None) -> pb.Model:
         provider=model.provider,
         max_batch_size=model.max_batch_size,
         test_accuracy=quality.accuracy if quality else 0.0,
+        test_accuracy_interval=(quality.accuracy_interval or ()) if quality else (),
         test_split=quality.split if quality else "",
         thresholds=_thresholds(manifest),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convoy.client.errors import ServerError
@@ -75,6 +76,8 @@ class Model:
     max_batch_size: int
     test_accuracy: float | None
     """0 to 1, on `test_split`; None where the model does not say."""
+    test_accuracy_interval: tuple[float, float] | None
+    """The 95 % interval of that accuracy; None where the model does not say."""
     test_split: str | None
     thresholds: tuple[float, ...]
     """Of each class of a multi-label model, which is there where its probability is above; else
@@ -108,6 +111,10 @@ def parse_response(response: pb.ClassifyResponse, count: int) -> list[Result]:
     return results
 
 
+def _interval(values: Sequence[float]) -> tuple[float, float] | None:
+    return (values[0], values[1]) if len(values) == 2 else None
+
+
 def parse_model(message: pb.Model) -> Model:
     """Read the description of one model."""
     return Model(
@@ -123,6 +130,7 @@ def parse_model(message: pb.Model) -> Model:
         provider=message.provider,
         max_batch_size=message.max_batch_size,
         test_accuracy=message.test_accuracy if message.test_split else None,
+        test_accuracy_interval=_interval(message.test_accuracy_interval),
         test_split=message.test_split or None,
         thresholds=tuple(message.thresholds),
     )

@@ -28,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(model: Model) -> tuple[str, ...]:
     accuracy = "" if model.test_accuracy is None else f"{model.test_accuracy:.2%}"
+    if model.test_accuracy_interval is not None:
+        low, high = (100 * bound for bound in model.test_accuracy_interval)
+        accuracy += f" ({low:.2f}-{high:.2f})"
     return (
         model.name,
         str(model.version),

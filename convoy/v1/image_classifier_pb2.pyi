@@ -131,7 +131,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "is_default", "task", "labels", "height", "width", "channels", "precision", "provider", "max_batch_size", "test_accuracy", "test_split", "thresholds")
+    __slots__ = ("name", "version", "is_default", "task", "labels", "height", "width", "channels", "precision", "provider", "max_batch_size", "test_accuracy", "test_split", "thresholds", "test_accuracy_interval")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +146,7 @@ class Model(_message.Message):
     TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     TEST_SPLIT_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    TEST_ACCURACY_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     is_default: bool
@@ -160,4 +161,5 @@ class Model(_message.Message):
     test_accuracy: float
     test_split: str
     thresholds: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., is_default: bool = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., precision: _Optional[str] = ..., provider: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., test_accuracy: _Optional[float] = ..., test_split: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ...) -> None: ...
+    test_accuracy_interval: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., is_default: bool = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., precision: _Optional[str] = ..., provider: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., test_accuracy: _Optional[float] = ..., test_split: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ..., test_accuracy_interval: _Optional[_Iterable[float]] = ...) -> None: ...

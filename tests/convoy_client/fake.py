@@ -155,6 +155,7 @@ def model() -> pb.Model:
         provider="CPUExecutionProvider",
         max_batch_size=64,
         test_accuracy=0.925,
+        test_accuracy_interval=(0.9, 0.95),
         test_split="test",
     )
 

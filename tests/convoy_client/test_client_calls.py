@@ -63,7 +63,7 @@ def test_models_are_described(client):
     assert model == client.get_model() == client.get_model("fake")
     assert model.input_shape == (4, 6, 3)
     assert (model.task, model.test_accuracy) == ("single-label", 0.925)
-    assert model.thresholds == ()
+    assert (model.test_accuracy_interval, model.thresholds) == ((0.9, 0.95), ())
 
 
 def test_health_by_name(client, server):

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from convoy.bundle import write_bundle
+from convoy.bundle import Quality, write_bundle
 from convoy.client.sync import ImageClient
 from convoy.imaging import Limits
 from convoy.v1 import image_classifier_pb2 as pb
@@ -260,6 +260,20 @@ def test_a_model_that_bears_small_batches_only_gets_no_others(tmp_path: Path) ->
         assert len(reply.predictions) == 7
         assert server.metric("convoy_batch_size_bucket", le="2.0") == 4
         assert stub.GetModel(pb.GetModelRequest()).max_batch_size == 2
+
+
+def test_measured_accuracy_is_told_with_its_interval(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "source")
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+    quality = Quality(
+        split="new", images=100, accuracy=0.9, accuracy_interval=(0.82, 0.95),
+        calibration_error=0.1, precision=(0.9,) * 3, recall=(0.9,) * 3, confusion=(),
+    )  # fmt: skip
+    write_bundle(tmp_path, bundle.manifest.model_copy(update={"quality": (quality,)}), files)
+    with running_server(tmp_path) as server, ImageClient(server.grpc_address) as client:
+        model = client.get_model()
+    assert (model.test_split, model.test_accuracy) == ("new", 0.9)
+    assert model.test_accuracy_interval == (0.82, 0.95)
 
 
 @pytest.mark.parametrize("chosen", [(0.25, 0.5, 0.75), None])
