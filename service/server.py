@@ -7,20 +7,23 @@ import contextlib
 import ctypes
 import os
 import signal
-from importlib.metadata import version
+from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import structlog
 
 from convoy.imaging import Limits
+from service.carrier import Carrier
 from service.decoding import Decoder
 from service.errors import StartupError
 from service.fronts.grpcio import GrpcioFront
+from service.health import Health
 from service.http import HttpServer, Pulse
 from service.methods import ImageClassifier
 from service.metrics import Metrics
 from service.repository import Repository, open_repository
+from service.rpcs import SERVICE, Rpc, rpcs
 from service.session import CPU, Device, NoCudaError, select_device
 from service.settings import Settings
 
@@ -29,10 +32,27 @@ M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
 log = structlog.get_logger()
 
 
-class Server:
-    """Everything that one process holds; `start`, then `drain`."""
+class Front(Protocol):
+    """What carries the calls."""
 
-    def __init__(self, settings: Settings) -> None:
+    port: int
+
+    async def start(self, carrier: Carrier, rpcs: Iterable[Rpc]) -> None:
+        """Begin to take calls."""
+
+    async def close(self) -> None:
+        """Stop at once."""
+
+
+class Server:
+    """Everything that one process holds; `listen` and `load`, then `drain`.
+
+    `open_front` makes what carries the calls. Raises: UsageError where a port cannot be had.
+    """
+
+    def __init__(
+        self, settings: Settings, open_front: Callable[[Settings], Front] = GrpcioFront
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self._pulse = Pulse()
@@ -44,9 +64,7 @@ class Server:
             ready=lambda: self.metrics.ready,
         )
         try:
-            self._front = GrpcioFront(
-                settings.grpc_address, self.metrics, max_message_bytes=settings.max_message_bytes
-            )
+            self._front = open_front(settings)
         except StartupError:
             self._http.close()
             raise
@@ -62,6 +80,8 @@ class Server:
             # One stream alone must not fill the queue.
             stream_images=max(1, settings.max_queue_size // 4),
         )
+        self._health = Health()
+        self._carrier = Carrier(self.metrics, max_images=settings.max_images_per_request)
         self._heart: asyncio.Task[None] | None = None
 
     @property
@@ -74,16 +94,18 @@ class Server:
         """Where HTTP really listens."""
         return f"{self.settings.http_address.rpartition(':')[0]}:{self._http.port}"
 
-    async def start(self) -> None:
-        """Load and prove every model, then answer. Raises: StartupError."""
-        begin = monotonic()
+    async def listen(self) -> None:
+        """Take calls, and say that none is answered yet."""
         self._http.start()
         self._heart = asyncio.create_task(self._beat())
-        max_images = self.settings.max_images_per_request
-        await self._front.start(self._classifier, max_images=max_images)
+        await self._front.start(self._carrier, rpcs(self._classifier, self._health))
+
+    async def load(self) -> None:
+        """Load and prove every model, then answer. Raises: StartupError."""
+        begin = monotonic()
         self._repository = await self._load()
         self._classifier.serve(self._repository)
-        await self._front.announce([model.manifest.name for model in self._repository])
+        self._health.announce([SERVICE, *(model.manifest.name for model in self._repository)])
         self.metrics.ready = True
         log.info(
             "ready",
@@ -101,8 +123,9 @@ class Server:
         timeout = self.settings.drain_timeout
         log.info("draining", in_flight=self.metrics.in_flight, timeout_seconds=timeout)
         self._classifier.drain()
+        self._health.drain()
         begin = monotonic()
-        complete = await self._front.drain(timeout)
+        complete = await self._carrier.drain(timeout)
         log.info("stopped", complete=complete, seconds=round(monotonic() - begin, 3))
         return complete
 
@@ -146,28 +169,12 @@ def return_freed_memory() -> None:
         ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
-async def serve(settings: Settings) -> NoReturn:
-    """Serve until SIGTERM or SIGINT, then end the process: with 0 where all was answered, else 1.
-
-    A second signal ends it at once.
+async def serve(server: Server, stop: asyncio.Event) -> NoReturn:
+    """Serve until told to stop, then end the process: with 0 where all was answered, else 1.
 
     Raises: StartupError.
     """
-    return_freed_memory()
-    log.info("starting", version=version("convoy"), **settings.model_dump(mode="json"))
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            log.warning("killed", reason="second signal")
-            os._exit(1)
-        stop.set()
-
-    for one in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(one, on_signal)
-    server = Server(settings)
-    starting = asyncio.create_task(server.start())
+    starting = asyncio.create_task(server.load())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -184,3 +191,25 @@ async def serve(settings: Settings) -> NoReturn:
     # tells those that keep calling CANCELLED; and no thread that still computes for somebody who
     # was cut off holds it up.
     os._exit(0 if complete else 1)
+
+
+async def serve_until_signal(settings: Settings) -> NoReturn:
+    """Serve over grpcio until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Raises: StartupError.
+    """
+    return_freed_memory()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            log.warning("killed", reason="second signal")
+            os._exit(1)
+        stop.set()
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, on_signal)
+    server = Server(settings)
+    await server.listen()
+    await serve(server, stop)

@@ -85,7 +85,8 @@ def running_server(models: Path, **settings: Any) -> Iterator[Running]:
     async def life() -> None:
         server = Server(Settings(**wanted))
         try:
-            await server.start()
+            await server.listen()
+            await server.load()
         except BaseException:
             await server.close()
             raise

@@ -1,1 +1,1 @@
-"""Fronts: thin adapters that carry the RPC methods over one transport each."""
+"""What carries the calls: a front knows a transport, and nothing of the methods."""

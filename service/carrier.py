@@ -1,0 +1,183 @@
+"""What every front does for a call: count it, parse it, and turn its errors into statuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from time import monotonic
+
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from service.deadlines import why_gone
+from service.errors import InvalidRequest
+from service.metrics import Metrics
+from service.rpcs import Rpc
+from service.status import UNKNOWN_TEXT, Code, pushback_ms, status_of
+from service.wire import has_more_fields
+
+# A message of this size is parsed without a look at it first.
+SMALL_MESSAGE = 2**16
+# More than a request has beside its images.
+OTHER_FIELDS = 16
+POLL_SECONDS = 0.02
+# While draining: no call for this long means that the callers have gone elsewhere.
+QUIET_SECONDS = 0.1
+# After the last accepted answer: how long callers that keep coming are told UNAVAILABLE.
+LAME_DUCK_SECONDS = 2.0
+
+Unary = Callable[[bytes, float], Awaitable[bytes]]
+Stream = Callable[[AsyncIterator[bytes], float], AsyncGenerator[bytes, None]]
+
+log = structlog.get_logger()
+
+
+class CallFailed(Exception):
+    """A call ends with this status; the text and the trailers are for its caller."""
+
+    def __init__(self, code: Code, text: str, trailers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(text)
+        self.code = code
+        self.trailers = trailers
+
+
+class Carrier:
+    """Carries calls between the bytes of a front and the methods.
+
+    What a front is given takes messages as bytes and the deadline, of the monotonic clock. It
+    raises CallFailed, and is to be cancelled when the caller has left or the deadline has passed.
+    """
+
+    def __init__(self, metrics: Metrics, *, max_images: int) -> None:
+        self._metrics = metrics
+        self._max_fields = max_images + OTHER_FIELDS
+        self._draining = False
+        self._arrived = 0
+        self._accepted = 0
+
+    def unary(self, rpc: Rpc) -> Unary:
+        """One request, one response."""
+        counts = self._metrics.method(rpc.kind, rpc.service, rpc.method)
+
+        async def carry(data: bytes, deadline: float) -> bytes:
+            start = monotonic()
+            counts.started += 1
+            accepted = self._arrive()
+            code = Code.OK
+            message: Message | None = None
+            try:
+                message = self._parse(rpc.request, data)
+                del data  # it may be large, and the message holds a copy
+                response: Message = await rpc.call(message, deadline=deadline)
+                return response.SerializeToString()
+            except asyncio.CancelledError:
+                code = _gone(deadline)
+                raise
+            except Exception as error:
+                failure = _failure(error, getattr(message, "request_id", ""))
+                code = failure.code
+                raise failure from None
+            finally:
+                counts.finish(code.name, monotonic() - start)
+                self._accepted -= accepted
+
+        return carry
+
+    def stream(self, rpc: Rpc) -> Stream:
+        """Many requests, or one, and many responses."""
+        counts = self._metrics.method(rpc.kind, rpc.service, rpc.method)
+
+        async def carry(
+            messages: AsyncIterator[bytes], deadline: float
+        ) -> AsyncGenerator[bytes, None]:
+            start = monotonic()
+            counts.started += 1
+            code = Code.OK
+            accepted: deque[int] = deque()
+            try:
+                async with aclosing(self._call(rpc, messages, deadline, accepted)) as responses:
+                    async for response in responses:
+                        yield response.SerializeToString()
+                        if accepted:
+                            self._accepted -= accepted.popleft()
+            except (asyncio.CancelledError, GeneratorExit):
+                code = _gone(deadline)
+                raise
+            except Exception as error:
+                failure = _failure(error)
+                code = failure.code
+                raise failure from None
+            finally:
+                counts.finish(code.name, monotonic() - start)
+                self._accepted -= sum(accepted)
+
+        return carry
+
+    async def drain(self, timeout: float) -> bool:
+        """Wait for the answers to all requests accepted so far, and see the others refused.
+
+        The methods refuse new requests by now, and go on doing so for a while. Streams that wait
+        for nothing (health watches, idle callers) are not waited for.
+
+        Returns: whether all was answered within `timeout` seconds.
+        """
+        self._draining = True
+        end = monotonic() + timeout
+        while self._accepted > 0 and monotonic() < end:
+            await asyncio.sleep(POLL_SECONDS)
+        complete = self._accepted == 0
+        end = min(end, monotonic() + LAME_DUCK_SECONDS)
+        seen = -1
+        while complete and seen != self._arrived and monotonic() < end:
+            seen = self._arrived
+            await asyncio.sleep(QUIET_SECONDS)  # in which the last answers go onto the wire
+        return complete
+
+    def _call(
+        self, rpc: Rpc, messages: AsyncIterator[bytes], deadline: float, accepted: deque[int]
+    ) -> AsyncGenerator[Message, None]:
+        async def requests() -> AsyncIterator[Message]:
+            async for data in messages:
+                accepted.append(self._arrive())
+                yield self._parse(rpc.request, data)
+
+        responses: AsyncGenerator[Message, None] = rpc.call(requests(), deadline=deadline)
+        return responses
+
+    def _arrive(self) -> int:
+        """Count a request; returns how much of it is to be answered before the end: 1, or 0."""
+        self._arrived += 1
+        accepted = 0 if self._draining else 1
+        self._accepted += accepted
+        return accepted
+
+    def _parse(self, kind: type[Message], data: bytes) -> Message:
+        try:
+            if len(data) > SMALL_MESSAGE and has_more_fields(data, self._max_fields):
+                raise self._refusal(f"the message has more than {self._max_fields} fields")
+            return kind.FromString(data)
+        except DecodeError:
+            name = kind.DESCRIPTOR.full_name
+            raise self._refusal(f"the request is not a {name} message") from None
+
+    def _refusal(self, text: str) -> InvalidRequest:
+        self._metrics.rejected["invalid"] += 1
+        return InvalidRequest(text)
+
+
+def _gone(deadline: float) -> Code:
+    gone = why_gone(deadline)
+    return Code.DEADLINE_EXCEEDED if gone == "deadline" else Code.CANCELLED
+
+
+def _failure(error: Exception, request_id: str = "") -> CallFailed:
+    if isinstance(error, CallFailed):
+        return error
+    code, text = status_of(error)
+    if text == UNKNOWN_TEXT:
+        log.exception("request_failed", request_id=request_id)
+    pushback = pushback_ms(error)
+    trailers = (("grpc-retry-pushback-ms", str(pushback)),) if pushback is not None else ()
+    return CallFailed(code, text, trailers)

@@ -1,0 +1,77 @@
+"""Every RPC that is answered, as a table for a front to carry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from convoy.v1 import image_classifier_pb2 as pb
+from service.health import Health
+from service.methods import ImageClassifier
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+REFLECTION = reflection.SERVICE_NAME
+
+Kind = Literal["unary", "server_stream", "bidi_stream"]
+
+# The library's stubs are older than the messages of List.
+_health: Any = health_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One method: what it takes and what answers it.
+
+    Where `kind` is unary, `call` takes the request and answers it; else it takes an async iterator
+    of requests, which yields but one where `kind` is server_stream, and is an async generator.
+    Beside it `call` takes `deadline`, of the monotonic clock.
+    """
+
+    service: str
+    method: str
+    kind: Kind
+    request: type[Message]
+    call: Callable[..., Any]
+
+
+def rpcs(classifier: ImageClassifier, health: Health) -> Sequence[Rpc]:
+    """The classifier, its health and the reflection of both."""
+    check = health_pb2.HealthCheckRequest
+    return (
+        Rpc(SERVICE, "Classify", "unary", pb.ClassifyRequest, classifier.classify),
+        Rpc(
+            SERVICE, "ClassifyStream", "bidi_stream", pb.ClassifyRequest, classifier.classify_stream
+        ),
+        Rpc(SERVICE, "ListModels", "unary", pb.ListModelsRequest, classifier.list_models),
+        Rpc(SERVICE, "GetModel", "unary", pb.GetModelRequest, classifier.get_model),
+        Rpc(HEALTH, "Check", "unary", check, health.check),
+        Rpc(HEALTH, "List", "unary", _health.HealthListRequest, health.list),
+        Rpc(HEALTH, "Watch", "server_stream", check, health.watch),
+        Rpc(
+            REFLECTION,
+            "ServerReflectionInfo",
+            "bidi_stream",
+            reflection_pb2.ServerReflectionRequest,
+            _reflect((SERVICE, HEALTH, REFLECTION)),
+        ),
+    )
+
+
+def _reflect(services: Sequence[str]) -> Callable[..., AsyncGenerator[Message, None]]:
+    # The library's stubs leave its asynchronous servicer out; it makes no use of a context.
+    servicer = reflection.aio.ReflectionServicer(services)  # type: ignore[attr-defined]
+
+    async def reflect(
+        requests: AsyncIterator[Message], *, deadline: float = math.inf
+    ) -> AsyncGenerator[Message, None]:
+        async for response in servicer.ServerReflectionInfo(requests, None):
+            yield response
+
+    return reflect
