@@ -27,18 +27,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import structlog
 
     from service import logs
-    from service.server import serve_until_signal
 
     logs.configure(settings.log_level, settings.log_format)
     log = structlog.get_logger()
     log.info("starting", version=version("convoy"), **settings.model_dump(mode="json"))
+    if settings.front == "envoy":
+        from service.supervisor import supervise as serve
+    else:
+        from service.server import serve_until_signal as serve
     if sys.platform != "win32":
         from uvloop import new_event_loop
     else:
         from asyncio import new_event_loop
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
-            return runner.run(serve_until_signal(settings))
+            return runner.run(serve(settings))
         except StartupError as error:
             print(f"convoy-serve: {error}", file=sys.stderr)
             return error.exit_code

@@ -62,7 +62,7 @@ class Health:
                 told = status
             await changed.wait()
 
-    def _change(self, status: pb.HealthCheckResponse.ServingStatus) -> None:
+    def _change(self, status: Any) -> None:
         self._status = status
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -65,8 +65,8 @@ def rpcs(classifier: ImageClassifier, health: Health) -> Sequence[Rpc]:
 
 
 def _reflect(services: Sequence[str]) -> Callable[..., AsyncGenerator[Message, None]]:
-    # The library's stubs leave its asynchronous servicer out; it makes no use of a context.
-    servicer = reflection.aio.ReflectionServicer(services)  # type: ignore[attr-defined]
+    # The library's stubs describe another method; it makes no use of a context.
+    servicer: Any = reflection.aio.ReflectionServicer(services)
 
     async def reflect(
         requests: AsyncIterator[Message], *, deadline: float = math.inf

@@ -169,7 +169,9 @@ def return_freed_memory() -> None:
         ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
-async def serve(server: Server, stop: asyncio.Event) -> NoReturn:
+async def serve(
+    server: Server, stop: asyncio.Event, on_ready: Callable[[], object] = lambda: None
+) -> NoReturn:
     """Serve until told to stop, then end the process: with 0 where all was answered, else 1.
 
     Raises: StartupError.
@@ -185,6 +187,7 @@ async def serve(server: Server, stop: asyncio.Event) -> NoReturn:
     except StartupError:
         await server.close()
         raise
+    on_ready()
     await stopping
     complete = await server.drain()
     # Not an orderly end: a closed connection tells callers UNAVAILABLE, where gRPC's own shutdown

@@ -79,7 +79,15 @@ class Settings(BaseSettings):
     http_address: Address = Field(
         "127.0.0.1:8501", description="Where /metrics, /livez and /readyz listen."
     )
-    front: Literal["grpcio"] = Field("grpcio", description="The transport that carries the calls.")
+    front: Literal["grpcio", "envoy"] = Field(
+        "grpcio",
+        description="The transport that carries the calls. envoy needs the extra of that name.",
+    )
+    on_crash: Literal["restart", "exit"] = Field(
+        "restart",
+        description="With the front envoy, after the serving process has crashed: start another, "
+        "or exit with code 1.",
+    )
     device: Device = Field(
         "auto", description="auto, cpu, cuda or cuda:N. cuda refuses to start without CUDA."
     )

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import UsageError
+from service.fronts import envoy
+from service.settings import Settings
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKED = Path(os.environ.get("CONVOY_DATA", ROOT.parent / "shared" / "data"))
 
@@ -39,3 +43,17 @@ def odd_images() -> Path:
     if not (PACKED / "odd-images").is_dir():
         pytest.skip(f"no odd-images in {PACKED}: set CONVOY_DATA")
     return PACKED / "odd-images"
+
+
+@pytest.fixture(scope="session", params=["grpcio", "envoy"])
+def front(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every server of the test runs with each front in turn."""
+    if request.param == "envoy":
+        try:
+            envoy.command(Settings())
+            envoy.environment()
+        except UsageError as error:
+            pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVOY_FRONT", request.param)
+        yield request.param

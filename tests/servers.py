@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import queue
 import re
 import subprocess
@@ -57,10 +58,16 @@ class Running:
         )
 
     def peak_memory(self) -> float:
-        """The most resident memory that the process has had, in bytes."""
-        assert self.process is not None
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        """The most resident memory that the serving process has had, in bytes."""
+        status = Path(f"/proc/{self.serving_process()}/status").read_text()
         return 1024 * float(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
+
+    def serving_process(self) -> int:
+        """The process that answers: the one that was started, or its only child."""
+        assert self.process is not None
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0]) if children else pid
 
     def wait_for_metric(self, value: float, name: str, **labels: str) -> None:
         """Block until a metric has this value."""
@@ -76,7 +83,24 @@ class Running:
 
 @contextmanager
 def running_server(models: Path, **settings: Any) -> Iterator[Running]:
-    """Run the service in a thread of this process, on free ports of 127.0.0.1."""
+    """Run the service on free ports of 127.0.0.1, and see it drain.
+
+    With the front grpcio it runs in a thread of this process, with another as a process.
+    """
+    if os.environ.get("CONVOY_FRONT", "grpcio") == "grpcio":
+        with _server_thread(models, **settings) as running:
+            yield running
+        return
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    with server_process(models, *flags) as running:
+        yield running
+        assert running.process is not None
+        running.process.terminate()
+        assert running.process.wait(PATIENCE) == 0
+
+
+@contextmanager
+def _server_thread(models: Path, **settings: Any) -> Iterator[Running]:
     wanted = {"models": models, "device": "cpu", "drain_timeout": PATIENCE}
     wanted |= {"grpc_address": "127.0.0.1:0", "http_address": "127.0.0.1:0", **settings}
     started: queue.Queue[Server | BaseException] = queue.Queue()
@@ -127,16 +151,19 @@ def start_process(models: Path, *arguments: str, **popen: Any) -> subprocess.Pop
 def server_process(models: Path, *arguments: str, **popen: Any) -> Iterator[Running]:
     """Run `convoy-serve` as a process of its own, until the end of the block at the latest."""
     with start_process(models, *arguments, **popen) as process:
+        assert process.stderr is not None
+        # A pipe that nobody reads would stop the service once it is full.
+        reader = threading.Thread(target=sys.stderr.writelines, args=(process.stderr,))
         try:
-            assert process.stderr is not None
             for line in process.stderr:
                 event = json.loads(line) if line.startswith("{") else {"event": line}
                 if event["event"] == "ready":
                     break
             else:
                 raise AssertionError(f"ended with {process.wait()}: {event['event']}")
-            # A pipe that nobody reads would stop the service once it is full.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
+            reader.start()
             yield Running(event["grpc_address"], event["http_address"], process)
         finally:
             process.kill()
+            if reader.is_alive():
+                reader.join(PATIENCE)

@@ -15,6 +15,8 @@ from convoy.cli import main
 from tests.bundles import COLOURS, expected, make_bundle, solid
 from tests.servers import server_process
 
+pytestmark = pytest.mark.usefixtures("front")
+
 FILES = {"red": solid("red"), "green": solid("lime", 90, "JPEG"), "blue": solid("blue", 50, "GIF")}
 
 

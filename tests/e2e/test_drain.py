@@ -7,10 +7,13 @@ import threading
 from pathlib import Path
 
 import grpc
+import pytest
 
 from convoy.v1 import image_classifier_pb2 as pb
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, server_process
+
+pytestmark = pytest.mark.usefixtures("front")
 
 REQUEST = pb.ClassifyRequest(images=[pb.Image(encoded=solid("red"))] * 4)
 CALLERS = 8

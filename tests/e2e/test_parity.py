@@ -16,12 +16,14 @@ from convoy.imaging import decode
 from tests.conftest import ROOT
 from tests.servers import Running, running_server
 
+pytestmark = pytest.mark.usefixtures("front")
+
 BUNDLE = ROOT / "models" / "cifar10" / "1"
 CLASSES = 10
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server(front: str) -> Iterator[Running]:
     """The service on the shipped models, with a queue that holds a whole job's window."""
     with running_server(ROOT / "models", max_queue_size=4096) as running:
         yield running

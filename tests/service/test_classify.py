@@ -23,6 +23,8 @@ from service.metrics import Metrics
 from tests.bundles import expected, make_bundle, solid
 from tests.servers import PATIENCE, Running, running_server
 
+pytestmark = pytest.mark.usefixtures("front")
+
 RED = pb.Image(encoded=solid("red"))
 
 

