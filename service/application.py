@@ -16,7 +16,8 @@ import sys
 from service import logs
 from service.errors import StartupError
 from service.fronts.asgi import AsgiFront, Message, Receive, Send
-from service.fronts.envoy import CONTROL
+from service.fronts.envoy import ADMIN, CONTROL
+from service.fronts.statistics import EnvoyStatistics
 from service.server import Server, return_freed_memory, serve
 from service.settings import Settings
 
@@ -47,8 +48,9 @@ class Application:
             settings = Settings.model_validate_json(lines.readline())
         logs.configure(settings.log_level, settings.log_format)
         return_freed_memory()
-        self._front = AsgiFront(settings)
-        server = Server(settings, lambda _: self._front)
+        front = self._front = AsgiFront(settings)
+        server = Server(settings, lambda _: front)
+        server.metrics.registry.register(EnvoyStatistics(os.environ.pop(ADMIN)))
         await server.listen()
         stop = asyncio.Event()
         self._task = asyncio.create_task(self._serve(server, stop, control))

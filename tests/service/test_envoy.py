@@ -14,17 +14,17 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from convoy.v1 import image_classifier_pb2 as pb
+from convoy.v1 import image_classifier_pb2_grpc as rpc
 from tests.bundles import solid
 from tests.servers import PATIENCE, Running, server_process
 
+pytestmark = [
+    pytest.mark.usefixtures("front"),
+    pytest.mark.parametrize("front", ["envoy"], indirect=True, scope="session"),
+]
+
 ONE = pb.ClassifyRequest(images=[pb.Image(encoded=solid("red"))])
 FOREVER = ("--max-delay-ms", "10000")
-
-
-@pytest.fixture(autouse=True)
-def envoy_only(front: str) -> None:
-    if front != "envoy":
-        pytest.skip("this front is one process")
 
 
 def waiting_call(server: Running, channel: grpc.Channel) -> grpc.Future:
@@ -84,6 +84,15 @@ def test_without_the_process_that_watches_it_drains_and_ends(models: Path) -> No
         assert call.result(PATIENCE).model == "tiny"
         assert select.select([envoy], [], [], PATIENCE)[0]
         os.close(envoy)
+
+
+def test_envoy_s_own_figures_stand_among_the_metrics(
+    server: Running, stub: rpc.ImageClassifierStub
+) -> None:
+    before = server.metric("envoy_http_downstream_rq_total")
+    stub.Classify(ONE, timeout=PATIENCE)
+    assert server.metric("envoy_http_downstream_rq_total") == before + 1
+    assert server.metric("envoy_http_downstream_cx_active") >= 1
 
 
 @pytest.mark.parametrize("missing", ["pyvoy", "envoy", "find_libpython"])
