@@ -13,6 +13,8 @@ import signal
 import socket
 import sys
 
+import structlog
+
 from service import logs
 from service.errors import StartupError
 from service.fronts.asgi import AsgiFront, Message, Receive, Send
@@ -22,6 +24,8 @@ from service.server import Server, return_freed_memory, serve
 from service.settings import Settings
 
 READY = b"ready\n"
+
+log = structlog.get_logger()
 
 
 class Application:
@@ -63,7 +67,8 @@ class Application:
             await serve(server, stop, lambda: control.send(READY))
         except StartupError as error:
             _end(error)
-        except BaseException:
+        except Exception:
+            log.exception("crashed")
             os._exit(1)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from asyncio.subprocess import Process
+from contextlib import suppress
 from tempfile import TemporaryDirectory
 
 import structlog
@@ -77,7 +78,8 @@ class Supervisor:
                     # The signals of a terminal are for this process alone.
                     start_new_session=True,
                 )
-            ours.sendall(self._settings.model_dump_json().encode() + b"\n")
+            with suppress(OSError):  # it has ended already
+                ours.sendall(self._settings.model_dump_json().encode() + b"\n")
             ended = asyncio.create_task(process.wait())
             stopped = asyncio.create_task(self._stop.wait())
             await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
