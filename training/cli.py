@@ -144,13 +144,14 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from training.datasets import open_source, split_training
     from training.export import export_run
     from training.runs import Run
 
     run = Run.open(arguments.run)
-    data = arguments.data or Path(run.environment["data"])
+    source = open_source(run.recipe, arguments.data or Path(run.environment["data"]))
     bundle = export_run(
-        run, arguments.models, data,
+        run, source, split_training(source, run.recipe), arguments.models,
         name=arguments.name, golden=arguments.golden, precision=arguments.precision,
     )  # fmt: skip
     _show(bundle)

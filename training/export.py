@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from convoy.bundle import (
@@ -22,25 +20,23 @@ from convoy.bundle import (
     OUTPUT_NAME,
     REPORT_FILE,
     Bundle,
-    Golden,
     Manifest,
     Precision,
     Provenance,
-    list_versions,
     write_bundle,
 )
-from convoy.imaging import InputSpec, decode
+from convoy.imaging import InputSpec
 from training.classifier import Classifier
-from training.datasets import Labelled, Split, open_source, split_training
-from training.datasets.folder import SUFFIXES, read_image
+from training.datasets import Labelled, Source, Split, Splits
 from training.datasets.location import OWN
 from training.errors import TrainingError
-from training.measure import OnnxModel, baseline, measure
+from training.measure import Answered, OnnxModel, summarise
 from training.metrics import Probabilities, describe_share, share_right
+from training.new_bundle import check_name, make_golden, next_version
 from training.precision import LIMITS, calibration_images, convert, require_as_good
 from training.recipe import Recipe
 from training.report import render_report
-from training.runs import Run
+from training.runs import Log, Run
 from training.speed import measure_speed
 from training.temperature import fit_temperature
 from training.thresholds import choose_thresholds
@@ -55,8 +51,6 @@ MAX_DIFFERENCE = 1e-4
 """Between PyTorch's and ONNX Runtime's probabilities."""
 MAX_ACCURACY_DIFFERENCE = 0.001
 
-GOLDEN_IMAGES = 8
-
 
 class Deployed(nn.Module):
     """What is exported: pixels as they are decoded in, probabilities out."""
@@ -65,6 +59,9 @@ class Deployed(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.temperature: float | None = None
+        """That the graph divides logits by."""
+        self.thresholds: tuple[float, ...] | None = None
+        """Of several labels, for the manifest."""
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, C) to float32 (N, K)."""
@@ -85,11 +82,20 @@ class Deployed(nn.Module):
         batches = torch.from_numpy(images).split(PARITY_BATCHES[-1])  # type: ignore[no-untyped-call]
         return torch.cat([self(batch) for batch in batches]).numpy()
 
+    def calibrate(self, recipe: Recipe, validation: Labelled) -> None:
+        """Set what validation images decide: the temperature, the labels' thresholds."""
+        if recipe.temperature_scaling and self.classifier.objective.logits:
+            outputs, targets = self.outputs(validation.images), torch.from_numpy(validation.labels)
+            self.temperature = fit_temperature(recipe, outputs, targets)
+        if recipe.objective == "multi-label":
+            self.thresholds = choose_thresholds(validation.labels, self.predict(validation.images))
+
 
 def export_run(
     run: Run,
+    source: Source,
+    splits: Splits,
     models: Path,
-    data: Path,
     *,
     name: str | None = None,
     golden: Path | None = None,
@@ -100,68 +106,36 @@ def export_run(
     Raises: TrainingError where the graph does not do what the network does, or loses too much in
     another precision; BundleError.
     """
-    checkpoint = run.load()
-    if not checkpoint["log"]:
-        raise TrainingError(f"{run.path}: has not finished an epoch yet; resume it first")
-    source = open_source(run.recipe, data)
-    classifier = Classifier(run.recipe, source.spec, len(source.labels))
-    classifier.load_state_dict(checkpoint["best"])
-    deployed = Deployed(classifier).eval()
-    splits = split_training(source, run.recipe)
-    thresholds = calibrate(deployed, run.recipe, splits.validation)
-
+    name = check_name(name or run.recipe.name)
+    log, deployed = restore(run, source)
+    deployed.calibrate(run.recipe, splits.validation)
     tests = source.tests()
     fp32 = to_onnx(deployed, source.spec)
     require_parity(deployed, fp32, tests)
-    graph = convert(precision, fp32, calibration_images(splits.train, run.recipe.seed))
-    model = OnnxModel(graph)
-    answers = [model.predict(split.images) for split in tests]
-    if precision != "fp32":
-        require_as_good(precision, model, answers, OnnxModel(fp32), tests)
+    graph, measured = in_precision(precision, fp32, tests, splits.train, run.recipe.seed)
+    speed = measure_speed({precision: graph, "fp32": fp32}, tests[0].images)
 
-    name = name or run.recipe.name
-    manifest = Manifest(
-        name=name,
-        version=next_version(models, name),
-        description=run.recipe.description,
-        license=run.recipe.license,
-        task="multi-label" if run.recipe.objective == "multi-label" else "single-label",
-        labels=source.labels,
-        thresholds=thresholds,
-        input=source.spec,
-        precision=precision,
-        opset=OPSET,
-        golden_tolerance=LIMITS[precision].golden_tolerance,
-        temperature=deployed.temperature,
-        files={},
-        training=_provenance(run, checkpoint["log"], classifier),
-        quality=tuple(
-            measure(split, answer, thresholds, deployed.temperature)
-            for split, answer in zip(tests, answers, strict=True)
-        ),
-        baseline=baseline(tests[0], answers[0]),
-        speed=measure_speed({precision: graph, "fp32": fp32}, tests[0].images),
-    )
-    proof = make_golden(model, source.spec, tests[0], golden)
-    measured = list(zip(tests, answers, strict=True))
-    page = render_report(manifest, graph, proof, checkpoint["log"], measured)
+    manifest = _manifest(run, log, source, deployed, name, next_version(models, name), precision)
+    found = summarise(measured, deployed.thresholds, deployed.temperature)
+    manifest = manifest.model_copy(update={"speed": speed, **found})
+    proof = make_golden(OnnxModel(graph), source.spec, tests[0], golden)
     files = {
         MODEL_FILE: graph,
         GOLDEN_FILE: proof.to_bytes(),
-        LOG_FILE: "".join(json.dumps(entry) + "\n" for entry in checkpoint["log"]).encode(),
-        REPORT_FILE: page.encode(),
+        LOG_FILE: "".join(json.dumps(entry) + "\n" for entry in log).encode(),
+        REPORT_FILE: render_report(manifest, graph, proof, log, measured).encode(),
     }
     return write_bundle(models, manifest, files)
 
 
-def calibrate(deployed: Deployed, recipe: Recipe, validation: Labelled) -> tuple[float, ...] | None:
-    """Fit what validation images decide: sets the temperature; returns the labels' thresholds."""
-    if recipe.temperature_scaling and deployed.classifier.objective.logits:
-        outputs, targets = deployed.outputs(validation.images), torch.from_numpy(validation.labels)
-        deployed.temperature = fit_temperature(recipe, outputs, targets)
-    if recipe.objective != "multi-label":
-        return None
-    return choose_thresholds(validation.labels, deployed.predict(validation.images))
+def restore(run: Run, source: Source) -> tuple[Log, Deployed]:
+    """The log and the network of a run's best epoch. Raises: TrainingError where there is none."""
+    checkpoint = run.load()
+    if not checkpoint["log"]:
+        raise TrainingError(f"{run.path}: has not finished an epoch yet; resume it first")
+    classifier = Classifier(run.recipe, source.spec, len(source.labels))
+    classifier.load_state_dict(checkpoint["best"])
+    return checkpoint["log"], Deployed(classifier).eval()
 
 
 def to_onnx(deployed: Deployed, spec: InputSpec) -> bytes:
@@ -213,39 +187,47 @@ def require_parity(deployed: Deployed, graph: bytes, tests: Sequence[Split]) -> 
             )
 
 
-def make_golden(model: OnnxModel, spec: InputSpec, test: Split, folder: Path | None) -> Golden:
-    """Inputs from a folder of image files, or from the test split, with the model's answers."""
-    if folder is None:
-        rows = np.linspace(0, len(test) - 1, min(GOLDEN_IMAGES, len(test)), dtype=int)
-        encoded = [_png(test.images[row]) for row in rows]
-        pixels = np.stack([decode(data, spec) for data in encoded])
-    else:
-        files = golden_files(folder)
-        encoded = [file.read_bytes() for file in files]
-        pixels = np.stack([read_image(file, spec) for file in files])
-    return Golden(tuple(encoded), pixels, model(pixels))
+def in_precision(
+    precision: Precision, fp32: bytes, tests: Sequence[Split], training: Labelled, seed: int
+) -> tuple[bytes, list[Answered]]:
+    """The graph in a precision, with its answers to the tests.
+
+    Raises: TrainingError where it loses too much against fp32.
+    """
+    reference = OnnxModel(fp32)
+    if precision == "fp32":
+        return fp32, [(split, reference.predict(split.images)) for split in tests]
+    graph = convert(precision, fp32, calibration_images(training, seed))
+    model = OnnxModel(graph)
+    measured = [(split, model.predict(split.images)) for split in tests]
+    require_as_good(precision, model, measured, reference)
+    return graph, measured
 
 
-def golden_files(folder: Path) -> list[Path]:
-    """The image files of a folder, by name. Raises: TrainingError where there are none."""
-    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise TrainingError(f"{folder}: no image files to make golden inputs of")
-    return files
+def _manifest(
+    run: Run, log: Log, source: Source, deployed: Deployed,
+    name: str, version: int, precision: Precision,
+) -> Manifest:  # fmt: skip
+    """All but what is measured."""
+    return Manifest(
+        name=name,
+        version=version,
+        description=run.recipe.description,
+        license=run.recipe.license,
+        task="multi-label" if run.recipe.objective == "multi-label" else "single-label",
+        labels=source.labels,
+        thresholds=deployed.thresholds,
+        input=source.spec,
+        precision=precision,
+        opset=OPSET,
+        golden_tolerance=LIMITS[precision].golden_tolerance,
+        temperature=deployed.temperature,
+        files={},
+        training=_provenance(run, log, deployed.classifier),
+    )
 
 
-def next_version(models: Path, name: str) -> int:
-    """One more than the newest there is."""
-    return max(list_versions(models).get(name, []), default=0) + 1
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(axis=2) if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _provenance(run: Run, log: Sequence[dict[str, float]], classifier: Classifier) -> Provenance:
+def _provenance(run: Run, log: Log, classifier: Classifier) -> Provenance:
     source = run.recipe.source
     return Provenance(
         dataset=Path(run.environment["data"]).name if source in OWN else source,

@@ -16,7 +16,9 @@ from training.datasets import Source, Splits, open_source, split_training
 from training.datasets.location import find_data
 from training.distributed import LostProcess, Team, contact, join, restarts, world_size
 from training.errors import TrainingError
-from training.export import export_run, golden_files
+from training.export import export_run
+from training.new_bundle import check_name, golden_files
+from training.progress import HEAD
 from training.recipe import Recipe, load_recipe
 from training.runs import RECIPE_FILE, Run, new_run_path
 from training.train import train
@@ -32,19 +34,18 @@ def fit(arguments: argparse.Namespace) -> Bundle | None:
         raise TrainingError("--resume needs --run, the folder of the run to go on with")
     if arguments.golden is not None:
         golden_files(arguments.golden)  # better refused now than after the training
+    if arguments.name is not None:
+        check_name(arguments.name)  # likewise
     if world_size() > 1 and arguments.run is None:
         raise TrainingError("name the run's folder with --run-dir: a restart must find it again")
     with join() as team:
-        run = _train(recipe, arguments, team)
+        trained = _train(recipe, arguments, team)
     if not team.leads:
         return None
-    return export_run(
-        run, arguments.models, Path(run.environment["data"]),
-        name=arguments.name, golden=arguments.golden,
-    )  # fmt: skip
+    return export_run(*trained, arguments.models, name=arguments.name, golden=arguments.golden)
 
 
-def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> Run:
+def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[Run, Source, Splits]:
     with team.local_leader_first():
         data = find_data(recipe.source, arguments.data, download=arguments.download)
         source = open_source(recipe, data, download=arguments.download)
@@ -59,9 +60,9 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> Run:
     )
     assert run is not None
     if team.leads:
-        print(f"{path}: {len(splits.train):,} images to train on", file=sys.stderr)
+        print(f"{path}: {len(splits.train):,} images to train on\n{HEAD}", file=sys.stderr)
     _train_on(run, source, splits, arguments, team)
-    return run
+    return run, source, splits
 
 
 def _open_run(path: Path, recipe: Recipe, data: Path, splits: Splits, resume: bool) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ from training.metrics import (
 
 BATCH = 64
 BASELINE_BINS = 20
+
+
+Answered: TypeAlias = tuple[Split, Probabilities]
+"""A test split with a model's answers to it."""
 
 
 class OnnxModel:
@@ -90,6 +94,18 @@ def measure(
         roc_auc=tuple(roc_auc(truth[:, k], probabilities[:, k]) for k in curves),
         confusion=() if several else tuple(map(tuple, confusion_matrix(labels, probabilities))),
     )
+
+
+def summarise(
+    measured: Sequence[Answered],
+    thresholds: Sequence[float] | None = None,
+    temperature: float | None = None,
+) -> dict[str, Any]:
+    """What a manifest says of a model's answers: `quality`, and `baseline` of the first split."""
+    return {
+        "quality": tuple(measure(*one, thresholds, temperature) for one in measured),
+        "baseline": baseline(*measured[0]) if measured else None,
+    }
 
 
 def baseline(split: Split, probabilities: Probabilities) -> Baseline:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convoy.bundle import INPUT_NAME, Precision
-from training.datasets import Labelled, Split
+from training.datasets import Labelled
 from training.errors import TrainingError
-from training.measure import OnnxModel
-from training.metrics import Probabilities, describe_share, share_right
+from training.measure import Answered, OnnxModel
+from training.metrics import describe_share, share_right
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,6 +42,13 @@ BATCH_IMAGES = 16
 QUANTISED = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool")
 """What has nearly all of the work, and what passes 8 bits on unharmed. Sums of branches, averages
 and normalisation stay in float32: they cost little and lose most."""
+
+QUANTISATION = {
+    "CalibPercentile": 99.999,
+    # Despite its name, of every method: one batch's activations at a time.
+    "CalibStridedMinMax": 1,
+    "MatMulConstBOnly": True,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +154,7 @@ def to_int8(graph: bytes, images: Images) -> bytes:
             # would overflow.
             reduce_range=True,
             calibrate_method=quantization.CalibrationMethod.Percentile,
-            extra_options={
-                "CalibPercentile": 99.999,
-                # Despite its name, of every method: one batch's activations at a time.
-                "CalibStridedMinMax": 1,
-                "MatMulConstBOnly": True,
-            },
+            extra_options=QUANTISATION,
         )
         return _checked(onnx.load(target))
 
@@ -160,23 +162,22 @@ def to_int8(graph: bytes, images: Images) -> bytes:
 def require_as_good(
     precision: Precision,
     model: OnnxModel,
-    answers: Sequence[Probabilities],
+    measured: Sequence[Answered],
     fp32: OnnxModel,
-    tests: Sequence[Split],
 ) -> None:
     """Hold a variant and its answers to the test splits against the fp32 graph.
 
     Raises: TrainingError where it loses too much, or where an answer depends on what else is in
     its batch.
     """
-    moved = model.batch_difference(tests[0].images[:BATCH_IMAGES])
+    moved = model.batch_difference(measured[0][0].images[:BATCH_IMAGES])
     if not moved <= MAX_BATCH_DIFFERENCE:  # NaN is refused too
         raise TrainingError(
             f"export refused: in {precision}, the rest of a batch moves an image's probabilities "
             f"by {moved:.2g}, more than {MAX_BATCH_DIFFERENCE:g}; export as fp32"
         )
     allowed = LIMITS[precision].accuracy_loss
-    for split, answer in zip(tests, answers, strict=True):
+    for split, answer in measured:
         before = share_right(split.labels, fp32.predict(split.images))
         after = share_right(split.labels, answer)
         if before - after > allowed + 1e-9:  # they are shares of whole images

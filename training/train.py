@@ -26,7 +26,7 @@ from training.distributed import Team, without_sync
 from training.errors import TrainingError
 from training.feed import Batch, Feed, as_tensor, mixed
 from training.optimize import Average, autocast_type, make_optimizer, make_schedule, weights_of
-from training.progress import HEAD, describe_epoch, progress_bar, show
+from training.progress import describe_epoch, progress_bar, show
 from training.recipe import Recipe
 from training.runs import Log, Run, best_entry
 from training.tracking import tracking
@@ -116,8 +116,6 @@ def train(
     feed = Feed(splits.train, recipe, team, workers)
     state = begin(run, source, feed, team)
     network = None
-    if team.leads:
-        show(HEAD)
     with tracking(run.path, recipe, state.log, writes=team.leads) as tracker:
         while len(state.log) < recipe.epochs and not out_of_patience(state.log, recipe.patience):
             epoch = len(state.log) + 1
@@ -125,10 +123,7 @@ def train(
             if state.model.begin_epoch(epoch) or network is None:
                 network = as_called(state.model, recipe, team)
             trained = train_epoch(state, network, feed, recipe, team)
-            loss, accuracy = evaluate(state.evaluated, splits.validation, team)
-            if not math.isfinite(loss):
-                raise diverged("the validation loss", epoch)
-            validated = {"validation_loss": loss, "validation_accuracy": accuracy}
+            validated = evaluate(state, splits.validation, team)
             state.log.append({"epoch": epoch, **trained, **validated})
             if best_entry(state.log)["epoch"] == epoch:
                 state.best = weights_of(state.evaluated)
@@ -222,9 +217,12 @@ def take_step(state: State, network: nn.Module, batch: Batch, recipe: Recipe, te
 
 
 @torch.inference_mode()
-def evaluate(model: Classifier, split: Labelled, team: Team) -> tuple[float, float]:
-    """Mean loss and accuracy in fp32, which is what will be exported."""
-    model.eval()
+def evaluate(state: State, split: Labelled, team: Team) -> dict[str, float]:
+    """Measure what will be exported, in fp32; returns what the log says of it.
+
+    Raises: TrainingError where the loss is not finite.
+    """
+    model = state.evaluated.eval()
     sums, share = torch.zeros(2, dtype=torch.float64), team.share(len(split))
     for start in range(share.start, share.stop, EVALUATION_BATCH):
         rows = slice(start, min(start + EVALUATION_BATCH, share.stop))
@@ -233,7 +231,9 @@ def evaluate(model: Classifier, split: Labelled, team: Team) -> tuple[float, flo
         right = model.objective.right(outputs, y).sum()
         sums += torch.stack([model.objective.losses(outputs, y).sum(), right])
     loss, accuracy = (team.sum(sums.to(team.device)) / len(split)).tolist()
-    return loss, accuracy
+    if not math.isfinite(loss):
+        raise diverged("the validation loss", len(state.log) + 1)
+    return {"validation_loss": loss, "validation_accuracy": accuracy}
 
 
 # ------------------------------------------------------------------ small parts

@@ -59,13 +59,6 @@ def _folder(recipe: Recipe, root: Path) -> Path:
 
 
 def _table(recipe: Recipe, root: Path) -> Path:
-    files = sorted(file.relative_to(root) for file in _folder(recipe, root).rglob("*.png"))
-    rows = [f"{file},photo;{file.parent}\n" for file in files]
-    (root / "labels.csv").write_text("file,labels\n" + "".join(rows))
-    return root / "labels.csv"
-
-
-def _table(recipe: Recipe, root: Path) -> Path:
     rows = ["file,labels"]
     for file in sorted(_folder(recipe, root).glob("*/*.png")):
         # Every third has both labels.

@@ -51,6 +51,7 @@ def test_nothing_heavy_is_imported_at_the_start() -> None:
         (["fit", "mnist-cnn", "--set", "epoch=3"], "did you mean 'epochs'?"),
         (["fit", "mnist-cnn", "--resume"], "--resume needs --run"),
         (["fit", "mnist-cnn", "--golden", "gone"], "gone: no image files"),
+        (["fit", "mnist-cnn", "--name", "a b"], "'a b' cannot be a bundle's name"),
         (["export", "gone"], "gone: not a run's folder"),
         (["evaluate", "gone"], "manifest.json"),
     ],

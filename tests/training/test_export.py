@@ -10,12 +10,12 @@ import torch
 
 from convoy.bundle import Bundle
 from convoy.imaging import decode
-from tests.training.colours import tiny_recipe, write_photos
+from tests.training.colours import export, tiny_recipe, write_photos
 from training.classifier import Classifier
 from training.datasets import Source, Splits
 from training.errors import TrainingError
 from training.evaluate import evaluate_bundle, find_tests
-from training.export import Deployed, export_run, require_parity, to_onnx
+from training.export import Deployed, require_parity, to_onnx
 from training.measure import OnnxModel
 from training.runs import Run
 from training.train import train
@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, source: Source, splits: S
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, finished: Run, photos: Path) -> Bundle:
-    return export_run(finished, tmp_path_factory.mktemp("models"), photos)
+    return export(finished, tmp_path_factory.mktemp("models"), photos)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_versions_count_up_and_golden_files_are_taken(
     tmp_path: Path, finished: Run, photos: Path
 ) -> None:
     for version in (1, 2):
-        written = export_run(finished, tmp_path, photos, name="mine", golden=photos / "red")
+        written = export(finished, tmp_path, photos, name="mine", golden=photos / "red")
         assert written.path == tmp_path / "mine" / str(version)
     files = sorted((photos / "red").iterdir())
     assert written.golden().encoded == tuple(file.read_bytes() for file in files)
@@ -126,7 +126,7 @@ def test_unfinished_run_is_not_exported(tmp_path: Path, splits: Splits, photos: 
     run = Run.create(tmp_path, tiny_recipe(), photos, splits)
     run.save({"log": []}, [])
     with pytest.raises(TrainingError, match="has not finished an epoch yet"):
-        export_run(run, tmp_path / "models", photos)
+        export(run, tmp_path / "models", photos)
     assert not (tmp_path / "models").exists()
 
 

@@ -11,13 +11,12 @@ import torch
 from torchvision import models
 
 from convoy.imaging import InputSpec
-from tests.training.colours import tiny_recipe
+from tests.training.colours import export, tiny_recipe
 from training.classifier import Classifier
 from training.cli import main
 from training.datasets import Source, Splits, open_source, split_training
 from training.errors import TrainingError
 from training.evaluate import evaluate_bundle, find_tests
-from training.export import export_run
 from training.networks.finetune import FinetuneParameters
 from training.recipe import Recipe
 from training.runs import Run
@@ -85,7 +84,7 @@ def test_random_weights_to_a_bundle(
 ) -> None:
     run = Run.create(tmp_path / "run", recipe(frozen=1), photos, splits32)
     assert len(train(run, photos32, splits32).log) == 2
-    bundle = export_run(run, tmp_path / "models", photos)
+    bundle = export(run, tmp_path / "models", photos)
     assert bundle.manifest.training.network == "finetune"
     assert evaluate_bundle(bundle, find_tests(bundle, photos)) == list(bundle.manifest.quality)
 

@@ -12,11 +12,12 @@ import pytest
 import convoy
 from convoy.bundle import Bundle, Precision
 from tests.servers import running_server
+from tests.training.colours import export
 from training.classifier import Classifier
 from training.cli import main
 from training.datasets import Source, open_source, split_training
 from training.errors import TrainingError
-from training.export import Deployed, export_run, to_onnx
+from training.export import Deployed, to_onnx
 from training.measure import OnnxModel
 from training.precision import calibration_images, require_as_good, to_int8
 from training.recipe import load_recipe
@@ -64,7 +65,7 @@ def models(run: Run, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A bundle of each precision, by that name."""
     models = tmp_path_factory.mktemp("models")
     for precision in PRECISIONS:
-        export_run(run, models, digits, name=precision, precision=precision)
+        export(run, models, digits, name=precision, precision=precision)
     return models
 
 
@@ -124,11 +125,11 @@ def test_int8_that_loses_too_much_is_refused(models: Path, source: Source) -> No
     tests = source.tests()
     black = np.zeros_like(calibration_images(source.training(), seed=0))
     ruined = OnnxModel(to_int8(fp32.read_bytes(), black))
-    answers = [ruined.predict(split.images) for split in tests]
+    measured = [(split, ruined.predict(split.images)) for split in tests]
     with pytest.raises(
         TrainingError, match=r"on test-1000, int8 is \d+\.\d\d% \(.*\) right and fp32 9"
     ):
-        require_as_good("int8", ruined, answers, OnnxModel(fp32), tests)
+        require_as_good("int8", ruined, measured, OnnxModel(fp32))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -14,12 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convoy.bundle import Bundle
 from tests.bundles import make_bundle
-from tests.training.colours import tiny_recipe, write_photos
+from tests.training.colours import export, tiny_recipe, write_photos
 from training.classifier import Classifier
 from training.cli import main
 from training.datasets import Source, Split, Splits
 from training.evaluate import find_tests, report_bundle
-from training.export import export_run
 from training.recipe import SHIPPED, load_recipe, parse_recipe
 from training.report.explain import first_filters, occlusion, strongest_images
 from training.report.graph import Graph
@@ -39,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, source: Source, splits: Splits
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, run: Run, photos: Path) -> Bundle:
-    return export_run(run, tmp_path_factory.mktemp("models"), photos)
+    return export(run, tmp_path_factory.mktemp("models"), photos)
 
 
 def test_the_page_loads_nothing_and_shows_everything(bundle: Bundle) -> None:

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from convoy.bundle import Bundle
-from tests.training.colours import tiny_recipe
+from tests.training.colours import export, tiny_recipe
 from training.datasets import Source, Splits
-from training.export import export_run
 from training.metrics import without_temperature
 from training.runs import Run
 from training.temperature import fit_temperature
@@ -65,7 +64,7 @@ def bundles(
         recipe = tiny_recipe(temperature_scaling=scaling, label_smoothing=0.3, epochs=3)
         run = Run.create(tmp_path_factory.mktemp("run"), recipe, photos, splits)
         train(run, source, splits)
-        written.append(export_run(run, tmp_path_factory.mktemp("models"), photos))
+        written.append(export(run, tmp_path_factory.mktemp("models"), photos))
     return written
 
 
@@ -86,4 +85,4 @@ def test_lengths_of_capsules_have_no_temperature(
     recipe = tiny_recipe(objective="margin", epochs=1)
     run = Run.create(tmp_path / "run", recipe, photos, splits)
     train(run, source, splits)
-    assert export_run(run, tmp_path / "models", photos).manifest.temperature is None
+    assert export(run, tmp_path / "models", photos).manifest.temperature is None

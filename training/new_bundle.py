@@ -1,0 +1,67 @@
+"""What a new bundle takes, whoever trained its network: a name, a version, golden inputs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from convoy.bundle import Golden, Name, list_versions
+from convoy.imaging import InputSpec, decode
+from training.datasets import Split
+from training.datasets.folder import SUFFIXES, read_image
+from training.errors import TrainingError
+from training.measure import OnnxModel
+
+GOLDEN_IMAGES = 8
+
+
+def check_name(name: str) -> str:
+    """A bundle's name. Raises: TrainingError where it cannot be one."""
+    try:
+        return TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise TrainingError(
+            f"{name!r} cannot be a bundle's name; give one of letters, digits, _, . or - by --name"
+        ) from None
+
+
+def make_golden(model: OnnxModel, spec: InputSpec, test: Split, folder: Path | None) -> Golden:
+    """Inputs from a folder of image files, or from the test split, with the model's answers."""
+    if folder is None:
+        rows = np.linspace(0, len(test) - 1, min(GOLDEN_IMAGES, len(test)), dtype=int)
+        encoded = [_png(test.images[row]) for row in rows]
+        pixels = np.stack([decode(data, spec) for data in encoded])
+    else:
+        encoded, pixels = read_golden(folder, spec)
+    return Golden(tuple(encoded), pixels, model(pixels))
+
+
+def golden_files(folder: Path) -> list[Path]:
+    """The image files of a folder, by name. Raises: TrainingError where there are none."""
+    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise TrainingError(f"{folder}: no image files to make golden inputs of")
+    return files
+
+
+def read_golden(folder: Path, spec: InputSpec) -> tuple[list[bytes], NDArray[np.uint8]]:
+    """The files of a folder, and their pixels [N, H, W, C]. Raises: TrainingError."""
+    files = golden_files(folder)
+    pixels = np.stack([read_image(file, spec) for file in files])
+    return [file.read_bytes() for file in files], pixels
+
+
+def next_version(models: Path, name: str) -> int:
+    """One more than the newest there is."""
+    return max(list_versions(models).get(name, []), default=0) + 1
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(axis=2) if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
