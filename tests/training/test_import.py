@@ -116,6 +116,15 @@ def test_manifest_says_what_was_found(models: Path) -> None:
     assert found["mnist-8"].quality == ()
 
 
+def test_every_import_has_a_page(models: Path) -> None:
+    for name in OPTIONS:
+        bundle = Bundle.open(models / name / "1")
+        page = (bundle.path / "report.html").read_text()
+        assert "What the answer depends on" in page
+        assert "Quality on test images" not in page
+        assert "report.html" in bundle.manifest.files
+
+
 def test_published_accuracy_is_met(models: Path, data: Path) -> None:
     digits = Mnist(data / "mnist").tests()[0]
     objects = read_records([data / "cifar10" / "cifar10-test-lossless-1000.bin"])
@@ -152,7 +161,9 @@ def test_quality_is_measured_where_there_are_images(tmp_path: Path, zoo: Path, d
     arguments = [str(zoo / f"{name}.onnx"), "--labels", str(labels), *OPTIONS[name]]
     arguments += ["--golden", str(PHOTOS), "--models", str(tmp_path / "models")]
     assert main(["import", *arguments, "--data", str(tmp_path / "jpeg"), "--name", "mine"]) == 0
-    (quality,) = Bundle.open(tmp_path / "models" / "mine" / "1").manifest.quality
+    bundle = Bundle.open(tmp_path / "models" / "mine" / "1")
+    (quality,) = bundle.manifest.quality
+    assert "Most confident mistakes, on jpeg" in (bundle.path / "report.html").read_text()
     assert quality.images == 100
     assert 0.5 < quality.accuracy < 0.8
 

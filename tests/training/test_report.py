@@ -154,6 +154,19 @@ def test_hiding_what_counts_costs_most() -> None:
     assert np.abs(heat[8:, 8:]).max() == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("side", "places"), [(16, 81), (64, 81), (150, 36), (224, 16), (640, 16)])
+def test_patches_leave_no_place_out_and_are_few_on_large_photos(side: int, places: int) -> None:
+    asked: list[int] = []
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        asked.append(len(images))
+        return np.full((len(images), 1), len(asked) == 1, np.float32)  # nothing, once hidden
+
+    heat = occlusion(predict, np.zeros((side, side, 3), np.uint8), label=0)
+    assert asked == [1, places]
+    np.testing.assert_array_equal(heat, 1.0)
+
+
 def test_mistakes_are_sorted_by_confidence(bundle: Bundle) -> None:
     split = Split(np.zeros((4, 2, 2, 3), np.uint8), np.array([0, 1, 2, 0]), "four")
     answers = np.array([[1, 0, 0], [0.6, 0.4, 0], [0, 0.9, 0.1], [0, 0, 1.0]], np.float32)

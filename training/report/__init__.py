@@ -14,13 +14,14 @@ from typing import Any
 
 from convoy.bundle import Golden, Manifest
 from training.datasets import Split
-from training.measure import OnnxModel
+from training.measure import Answered, OnnxModel
 from training.metrics import Probabilities, share_interval, without_temperature
 from training.report.explain import (
     SHOWN_PHOTOS,
     Row,
     feature_maps,
     first_filters,
+    occluder,
     occlusions,
     strongest_images,
 )
@@ -37,7 +38,7 @@ SHOWN_CLASSES = 50
 DRAWN_CLASSES = 40
 """Of more, a confusion matrix shows nothing."""
 
-Tests = Sequence[tuple[Split, Probabilities]]
+Tests = Sequence[Answered]
 
 
 def render_report(
@@ -133,6 +134,7 @@ def _seen(manifest: Manifest, model: bytes, golden: Golden, tests: Tests) -> dic
         "occluded": occlusions(
             lambda images: runner.predict(images, manifest.max_batch_size), photos, manifest.labels
         ),
+        "occluder": occluder(*photos.shape[1:3]),
         "strongest": strongest,
         "mistakes": mistakes,
         "diagram": diagram,

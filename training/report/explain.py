@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +36,12 @@ SEARCHED_PIXELS = 1_000_000
 """Of the test images that are searched for the strongest: about 1,000 of 32 x 32."""
 LEAST_SEARCHED = 100
 
-PATCHES = 9
-"""Places of the grey patch along each side."""
+OCCLUDED_PIXELS = 5_000_000
+"""Of all variants of the photos with a part hidden: 100 of 224 x 224."""
+MOST_PLACES, FEWEST_PLACES = 9, 4
+"""Of the grey patch along each side."""
 PATCH_SHARE = 0.25
-"""Side of the patch: hides a part, not the thing."""
+"""Side of the patch, where there are many places: hides a part, not the thing."""
 LEAST_DROP = 0.1
 """Full colour is never for less than that: a photo that nothing harms stays pale."""
 
@@ -51,6 +55,27 @@ class Row:
     caption: str
     picture: str
     """A data URI."""
+
+
+class Peaks(NamedTuple):
+    """Where filters answer most to each of some images."""
+
+    answers: Values
+    """[N, F], the highest."""
+    places: NDArray[np.int64]
+    """[N, F], of it in the map, row by row."""
+    size: tuple[int, int]
+    """Of the maps."""
+
+
+class Occluder(NamedTuple):
+    """A grey patch that is moved over a photo."""
+
+    places: int
+    """Along each side."""
+    height: int
+    width: int
+    """In pixels."""
 
 
 def first_filters(graph: Graph, image: Pixels) -> Row | None:
@@ -99,18 +124,22 @@ def strongest_images(graph: Graph, images: NDArray[np.uint8]) -> list[Row]:
     affordable = SEARCHED_PIXELS // (images.shape[1] * images.shape[2])
     searched = images[_spread(len(images), max(affordable, LEAST_SEARCHED))]
     convolutions = [layer for layer in graph.layers if layer.convolves]
+    layers = [convolutions[place] for place in _spread(len(convolutions), STRONGEST_LAYERS)]
+    if not layers:
+        return []
+    batches = [[_peaks(maps) for maps in found] for found in graph.run_batches(layers, searched)]
     rows = []
-    for place in _spread(len(convolutions), STRONGEST_LAYERS):
-        layer = convolutions[place]
-        (maps,) = graph.run([layer], searched)  # one at a time: together they may not fit
-        if maps.ndim != 4 or maps[0, 0].size == 1:
+    for layer, found in zip(layers, zip(*batches, strict=True), strict=True):
+        height, width = found[0].size
+        if height * width == 1:
             continue
-        peaks = maps.max(axis=(2, 3))  # (N, F)
+        answers = np.concatenate([one.answers for one in found])
+        places = np.concatenate([one.places for one in found])
         # Filters that answer to few images have most to say.
-        choosy = np.argsort(peaks.mean(axis=0) - peaks.max(axis=0), kind="stable")
+        choosy = np.argsort(answers.mean(axis=0) - answers.max(axis=0), kind="stable")
         for index in choosy[:STRONGEST_FILTERS]:
-            best = np.argsort(-peaks[:, index], kind="stable")[:SHOWN_PHOTOS]
-            tiles = [_framed(searched[row], maps[row, index]) for row in best]
+            best = np.argsort(-answers[:, index], kind="stable")[:SHOWN_PHOTOS]
+            tiles = [_framed(searched[row], places[row, index], (height, width)) for row in best]
             rows.append(Row(f"{layer.title}, filter {index}", strip(tiles, SHOWN_PHOTOS)))
     return rows
 
@@ -131,13 +160,26 @@ def occlusions(predict: Predict, images: NDArray[np.uint8], labels: Sequence[str
     return rows
 
 
+def occluder(height: int, width: int) -> Occluder:
+    """The grey patch for images of a size: large ones take longer, so fewer and larger patches."""
+    affordable = OCCLUDED_PIXELS // (SHOWN_PHOTOS * height * width)
+    places = min(max(isqrt(affordable), FEWEST_PLACES), MOST_PLACES)
+    share = max(PATCH_SHARE, 1.5 / places)  # patches overlap, so that no place is left out
+    return Occluder(places, max(1, int(height * share)), max(1, int(width * share)))
+
+
 def occlusion(predict: Predict, image: Pixels, label: int) -> Map:
     """How much of a label's probability a grey patch costs on average where it lies, [H, W]."""
-    sides = np.array(image.shape[:2])
-    patch = np.maximum(1, (sides * PATCH_SHARE).astype(int))
-    tops, lefts = (np.linspace(0, free, PATCHES).astype(int) for free in sides - patch)
+    height, width = image.shape[:2]
+    patch = occluder(height, width)
+    tops, lefts = (
+        np.linspace(0, free, patch.places).astype(int)
+        for free in (height - patch.height, width - patch.width)
+    )
     places = [
-        (slice(top, top + patch[0]), slice(left, left + patch[1])) for top in tops for left in lefts
+        (slice(top, top + patch.height), slice(left, left + patch.width))
+        for top in tops
+        for left in lefts
     ]
     hidden = np.repeat(image[None], len(places), axis=0)
     grey = image.mean(axis=(0, 1)).round().astype(np.uint8)
@@ -151,13 +193,18 @@ def occlusion(predict: Predict, image: Pixels, label: int) -> Map:
     return total / np.maximum(times, 1)
 
 
-def _framed(image: Pixels, answers: Values) -> Pixels:
+def _peaks(maps: Values) -> Peaks:
+    flat = maps.reshape(*maps.shape[:2], -1)
+    size = (maps.shape[2], maps.shape[3]) if maps.ndim == 4 else (1, 1)
+    return Peaks(flat.max(axis=2), flat.argmax(axis=2), size)
+
+
+def _framed(image: Pixels, place: int, size: tuple[int, int]) -> Pixels:
     """An image with a frame around the place that a filter answers most to."""
-    height, width = answers.shape
-    row, column = np.unravel_index(answers.argmax(), answers.shape)
-    large = resize(image)
+    height, width = size
+    row, column = divmod(place, width)
     share = max(0.2, 2 / max(height, width))
-    return mark(large, (row + 0.5) / height, (column + 0.5) / width, share)
+    return mark(resize(image), (row + 0.5) / height, (column + 0.5) / width, share)
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -55,13 +55,19 @@ class Graph:
 
     def run(self, layers: Sequence[Layer], images: NDArray[np.uint8]) -> list[Values]:
         """The results of layers, each [N, C, H, W], for uint8 [N, H, W, C]."""
+        batches = self.run_batches(layers, images)
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+    def run_batches(
+        self, layers: Sequence[Layer], images: NDArray[np.uint8]
+    ) -> Iterator[list[Values]]:
+        """The same a few images at a time: of many, the results may not fit into memory."""
         session = self._session([layer.output for layer in layers])
-        batches = []
         for start in range(0, len(images), self._batch):
             rows = images[start : start + self._batch]
+            results = session.run(None, {INPUT_NAME: rows})
             # A graph that runs images and their mirrors as one batch has more rows, images first.
-            batches.append([part[: len(rows)] for part in session.run(None, {INPUT_NAME: rows})])
-        return [np.concatenate(parts).astype(np.float32) for parts in zip(*batches, strict=True)]
+            yield [result[: len(rows)].astype(np.float32) for result in results]
 
     def filters(self, layer: Layer, image: NDArray[np.uint8]) -> Values:
         """The filters of a convolution, [F, C, kh, kw], also where the graph computes them."""
