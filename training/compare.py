@@ -10,8 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from convoy.bundle import Bundle
-from training.datasets import Split
-from training.datasets.location import OWN
+from training.datasets import Split, open_source
 from training.errors import TrainingError
 from training.evaluate import find_tests, folder_split, trained_recipe
 from training.measure import OnnxModel, measure
@@ -215,7 +214,7 @@ def _require_same_images(old: Bundle, new: Bundle, pair: Sequence[Split], data: 
 
 def _held_out(recipe: Recipe, data: Path) -> tuple[object, ...]:
     """What decides which images were held out."""
-    if recipe.source not in OWN or (data / "test").is_dir():
+    if not open_source(recipe, data).draws_test:
         return (recipe.source,)
     return recipe.source, recipe.test_share, recipe.seed
 

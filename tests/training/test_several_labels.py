@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,12 @@ from PIL import Image
 
 from convoy.client.sync import ImageClient
 from tests.servers import running_server
-from tests.training.colours import COLOURS, tiny_recipe
+from tests.training.colours import COLOURS, export, tiny_recipe
 from training.datasets import Labelled, open_source, split_training
 from training.datasets.base import stratified_split
 from training.datasets.garments import pair
 from training.errors import TrainingError
 from training.evaluate import describe_quality, evaluate_bundle, find_tests
-from training.export import export_run
 from training.metrics import decide, per_class
 from training.recipe import Recipe, load_recipe
 from training.runs import Run
@@ -52,7 +52,7 @@ def test_from_a_table_to_a_service(tmp_path: Path) -> None:
     splits = split_training(source, recipe)
     run = Run.create(tmp_path / "run", recipe, table, splits)
     train(run, source, splits)
-    bundle = export_run(run, tmp_path / "models", table)
+    bundle = export(run, tmp_path / "models", table)
 
     manifest = bundle.manifest
     (quality,) = manifest.quality
@@ -75,13 +75,16 @@ def test_from_a_table_to_a_service(tmp_path: Path) -> None:
     [
         ("", "has no column 'file'; the first line is file,labels"),
         ("file,labels\n", "holds no rows"),
-        ("file,tags\n1.png,a", "unknown column 'tags'; it takes file and labels"),
+        ("file,tags\n1.png,a", "unknown column 'tags'; it takes file, labels, split"),
         ("file\n1.png", "has no column 'labels'"),
         ("file,labels\n1.png,a\ngone.png,b", "line 3: .*gone.png: no such file"),
         ("file,labels\n1.png,a,b", "line 2: not 2 cells"),
         ("file,labels\n1.png,a\n1.png,b", "line 3: .*1.png stands twice"),
         ("file,labels\n1.png,", "no photo has a label"),
         ("file,labels\n1.png,a", "label 'a' is on 1 photo; it takes 3"),
+        ("file,labels,split\n1.png,a", "line 2: not 3 cells"),
+        ("file,labels,split\n1.png,a,dev", "line 2: unknown split 'dev'; write train or valid"),
+        ("file,labels,split\n1.png,a,", "line 2: unknown split ''"),
         ("file,labels\n\xff", "not a CSV file in UTF-8"),
     ],
 )
@@ -109,6 +112,45 @@ def test_a_table_s_rows_keep_their_labels(tmp_path: Path) -> None:
     # Of each image, the mean red, green and blue; a colour that is there is brighter in its own.
     brightness = training.images.mean(axis=(1, 2))[:, ::-1]
     assert (brightness > 90).astype(np.uint8).tolist() == training.labels.tolist()
+
+
+def with_splits(table: Path, names: Sequence[str]) -> Path:
+    """The table with its rows' splits, as many as are named."""
+    head, *rows = table.read_text().splitlines()
+    lines = [f"{head},split", *(f"{row},{name}" for row, name in zip(rows, names, strict=False))]
+    table.write_text("\n".join(lines))
+    return table
+
+
+def test_a_table_s_own_splits_are_taken(tmp_path: Path) -> None:
+    table = write_table(tmp_path, 30)
+    drawn = open_source(table_recipe(), table)
+    whole = np.concatenate([part.images for part in (drawn.training(), *drawn.tests())])
+    source = open_source(
+        table_recipe(), with_splits(table, ["test"] * 6 + ["validation"] * 5 + ["train"] * 19)
+    )
+    splits = split_training(source, table_recipe())
+    (test,) = source.tests()
+    assert (len(splits.train), len(splits.validation), len(test)) == (19, 5, 6)
+    assert (drawn.draws_test, source.draws_test) == (True, False)
+    parts = np.concatenate([part.images for part in (splits.train, splits.validation, test)])
+    assert {image.tobytes() for image in parts} == {image.tobytes() for image in whole}
+
+
+def test_splits_that_a_table_lacks_are_drawn(tmp_path: Path) -> None:
+    table = with_splits(write_table(tmp_path, 30), ["validation"] * 5 + ["train"] * 25)
+    source = open_source(table_recipe(), table)
+    (test,) = source.tests()
+    validation = source.validation()
+    assert validation is not None
+    assert (len(source.training()) + len(test), len(validation)) == (25, 5)
+    assert len(test) in (3, 4, 5)
+
+
+def test_a_label_that_cannot_be_learnt_is_named(tmp_path: Path) -> None:
+    table = with_splits(write_table(tmp_path, 9), ["test"] * 9)
+    with pytest.raises(TrainingError, match="label 'blue' is on no photo of split train: add some"):
+        open_source(table_recipe(), table)
 
 
 def test_the_rarest_label_is_in_both_parts() -> None:

@@ -70,6 +70,8 @@ class Source(ABC):
 
     labels: tuple[str, ...]
     spec: InputSpec
+    draws_test: bool = False
+    """Whether the test images are drawn by the recipe's share and seed."""
 
     @classmethod
     @abstractmethod

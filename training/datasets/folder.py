@@ -56,6 +56,7 @@ class Folder(Source):
         self._training = self._list(base)
         self._validation = self._own(root, VALIDATION_NAMES) if own else None
         self._test = self._own(root, ("test",)) if own else None
+        self.draws_test = self._test is None
         if self._test is None:
             held, rest = stratified_split(self._training.labels, recipe.test_share, recipe.seed)
             self._test = self._training.take(held)

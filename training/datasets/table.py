@@ -3,6 +3,8 @@
 file,labels
 2024/beach.jpg,sea;sand;dog
 2024/desk.jpg,
+
+A third column `split` may say of each whether it is for `train`, `validation` or `test`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +24,23 @@ from training.errors import TrainingError
 from training.recipe import Recipe
 
 COLUMNS = ("file", "labels")
+SPLIT = "split"
+SPLITS = ("train", "validation", "test")
 SEPARATOR = ";"
 FEWEST_IMAGES = 3
 """Of a label: one to learn it from, one to choose by, one to measure."""
 
-Rows = dict[Path, frozenset[str]]
-"""Every photo, in the file's order, and its labels."""
+
+class Row(NamedTuple):
+    """What the file says of a photo."""
+
+    labels: frozenset[str]
+    split: str
+    """`train`, too, where the file does not say."""
+
+
+Rows = dict[Path, Row]
+"""Every photo, in the file's order."""
 
 
 class Table(Source):
@@ -39,9 +52,17 @@ class Table(Source):
         self.labels = label_names(file, rows)
         self._files = list(rows)
         self._targets = np.array(
-            [[name in names for name in self.labels] for names in rows.values()], np.uint8
+            [[name in row.labels for name in self.labels] for row in rows.values()], np.uint8
         )
-        self._test, self._training = stratified_split(self._targets, recipe.test_share, recipe.seed)
+        splits = np.array([row.split for row in rows.values()])
+        self._training, self._validation, self._test = (
+            np.flatnonzero(splits == name) for name in SPLITS
+        )
+        self.draws_test = not len(self._test)
+        if self.draws_test:
+            targets = self._targets[self._training]
+            held, rest = stratified_split(targets, recipe.test_share, recipe.seed)
+            self._test, self._training = self._training[held], self._training[rest]
 
     @classmethod
     def open(cls, recipe: Recipe, root: Path, *, download: bool) -> Self:
@@ -49,11 +70,15 @@ class Table(Source):
         return cls(root, recipe)
 
     def training(self) -> Labelled:
-        """All photos but the test share."""
+        """The photos of `train`, but for the test share where there are none of `test`."""
         return self._read(self._training)
 
+    def validation(self) -> Labelled | None:
+        """The photos of `validation`."""
+        return self._read(self._validation) if len(self._validation) else None
+
     def tests(self) -> list[Split]:
-        """The share that was held out."""
+        """The photos of `test`, or the share that was held out."""
         test = self._read(self._test)
         return [Split(test.images, test.labels, f"test-{len(test)}")]
 
@@ -65,13 +90,17 @@ class Table(Source):
 def read_table(file: Path) -> Rows:
     """Every row of a CSV file. Raises: TrainingError naming the line."""
     rows: Rows = {}
-    for where, name, labels in _cells(file):
-        photo = file.parent / name
+    for where, cells in _cells(file):
+        photo = file.parent / cells["file"]
         if not photo.is_file():
             raise TrainingError(f"{where}: {photo}: no such file; mend the path or remove the row")
         if photo in rows:
             raise TrainingError(f"{where}: {photo} stands twice; put all of its labels in one row")
-        rows[photo] = frozenset(filter(None, map(str.strip, labels.split(SEPARATOR))))
+        split = cells.get(SPLIT, SPLITS[0]).strip()
+        if split not in SPLITS:
+            raise TrainingError(f"{where}: unknown split {split!r}; write {' or '.join(SPLITS)}")
+        names = map(str.strip, cells["labels"].split(SEPARATOR))
+        rows[photo] = Row(frozenset(filter(None, names)), split)
     if not rows:
         raise TrainingError(f"{file}: holds no rows; write one for each photo, as file,labels")
     return rows
@@ -79,7 +108,7 @@ def read_table(file: Path) -> Rows:
 
 def label_names(file: Path, rows: Rows) -> tuple[str, ...]:
     """All labels, sorted. Raises: TrainingError naming one that too few photos have."""
-    counts = Counter(name for names in rows.values() for name in names)
+    counts = Counter(name for row in rows.values() for name in row.labels)
     if not counts:
         raise TrainingError(f"{file}: no photo has a label; write them as one;another")
     name, count = min(sorted(counts.items()), key=lambda item: item[1])
@@ -88,20 +117,26 @@ def label_names(file: Path, rows: Rows) -> tuple[str, ...]:
             f"{file}: label {name!r} is on {count} photo{'s' * (count != 1)}; "
             f"it takes {FEWEST_IMAGES} to learn, choose and measure by: add some or remove it"
         )
+    learnt = {name for row in rows.values() if row.split == SPLITS[0] for name in row.labels}
+    if unlearnt := sorted(set(counts) - learnt):
+        raise TrainingError(
+            f"{file}: label {unlearnt[0]!r} is on no photo of split train: add some"
+        )
     return tuple(sorted(counts))
 
 
-def _cells(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Where a row stands, and its two cells."""
+def _cells(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where a row stands, and its cells by column."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, strict=True)
-            _check_columns(file, reader.fieldnames or ())
+            columns = reader.fieldnames or ()
+            _check_columns(file, columns)
             for row in reader:
                 where = f"{file}, line {reader.line_num}"
                 if None in row or None in row.values():
-                    raise TrainingError(f"{where}: not {len(COLUMNS)} cells; quote a comma")
-                yield where, row["file"], row["labels"]
+                    raise TrainingError(f"{where}: not {len(columns)} cells; quote a comma")
+                yield where, row
     except OSError as error:
         raise TrainingError(f"{file}: {error.strerror}; --data names the CSV file") from None
     except (csv.Error, UnicodeDecodeError) as error:
@@ -109,7 +144,7 @@ def _cells(file: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _check_columns(file: Path, found: Sequence[str]) -> None:
-    if unknown := [column for column in found if column not in COLUMNS]:
-        raise TrainingError(f"{file}: unknown column {unknown[0]!r}; it takes file and labels")
+    if unknown := [column for column in found if column not in (*COLUMNS, SPLIT)]:
+        raise TrainingError(f"{file}: unknown column {unknown[0]!r}; it takes file, labels, split")
     if missing := [column for column in COLUMNS if column not in found]:
         raise TrainingError(f"{file}: has no column {missing[0]!r}; the first line is file,labels")
