@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convoy.client.aio import AsyncImageClient
+    from convoy.client.chunks import Batching
     from convoy.client.errors import (
         ClientError,
         Denied,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from convoy.client.inputs import ImageInput
-    from convoy.client.plan import Batching
     from convoy.client.retry import Retry
     from convoy.client.sync import ImageClient
     from convoy.client.types import ClassScore, Model, Result, Timings
@@ -49,7 +49,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncImageClient": "convoy.client.aio",
-    "Batching": "convoy.client.plan",
+    "Batching": "convoy.client.chunks",
     "ClassScore": "convoy.client.types",
     "ConvoyError": "convoy.errors",
     "ImageClient": "convoy.client.sync",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from convoy.client.chunks import Batching, CallLimits
 from convoy.client.errors import ClientError, InvalidRequest, Unavailable
 from convoy.client.inputs import is_one_image
-from convoy.client.plan import Batching, Planner
+from convoy.client.plan import Planner
 from convoy.client.retry import Retry
 from convoy.client.types import Result
 
@@ -39,7 +40,7 @@ class ClientBase:
             version=as_version(version),
             timeout=timeout,
             retry=retry or Retry(),
-            batching=batching or Batching(),
+            limits=CallLimits(batching or Batching()),
         )
 
     def __repr__(self) -> str:

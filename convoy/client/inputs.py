@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from convoy.client.errors import InvalidRequest
@@ -35,6 +36,8 @@ MAX_IMAGE_BYTES = 60 * 2**20
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 _PNG_OPTIONS = {"format": "PNG", "compress_level": 1}
 
+_NO_IMAGE = "{} is no image: give a path, bytes, a PIL image or a NumPy array"
+
 
 def is_one_image(value: object) -> bool:
     """Whether `value` is a single image, not a sequence of them."""
@@ -53,6 +56,14 @@ def is_ready(value: object, shape: Shape | None) -> bool:
     if is_array(value):
         return value.shape == shape
     return isinstance(value, bytes | bytearray | memoryview)
+
+
+def iterate(images: Any) -> Iterator[Any]:
+    """Go through a sequence of images. Raises: InvalidRequest where it is none."""
+    try:
+        return iter(images)
+    except TypeError:
+        raise InvalidRequest(_NO_IMAGE.format(type(images).__name__)) from None
 
 
 def source_of(value: object, index: int) -> str:
@@ -81,9 +92,7 @@ def _read(value: object, shape: Shape | None) -> pb.Image:
         return _read_array(value, shape)
     if _is_picture(value):
         return pb.Image(encoded=_encode_picture(value))
-    raise InvalidRequest(
-        f"{type(value).__name__} is no image: give a path, bytes, a PIL image or a NumPy array"
-    )
+    raise InvalidRequest(_NO_IMAGE.format(type(value).__name__))
 
 
 def _is_picture(value: object) -> bool:

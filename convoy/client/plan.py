@@ -11,8 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
+from convoy.client.chunks import Batching, CallLimits, Chunk, Slot, refused_image
 from convoy.client.errors import ClientError, InvalidRequest, ServerError, Timeout, Unavailable
 from convoy.client.inputs import Shape, is_array, source_of
 from convoy.client.retry import Failure, Retry
@@ -23,36 +25,6 @@ from convoy.v1 import image_classifier_pb2 as pb
 _HEALTH = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _UNREACHABLE = "failed to connect to all addresses"
 _TOO_LARGE = "message larger than max"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batching:
-    """How a sequence of images is cut into calls."""
-
-    images_per_call: int = 32
-    """At most; a server takes 256 unless it is configured otherwise."""
-    bytes_per_call: int = 4 * 2**20
-    """No image is added to a call that has reached this size."""
-    calls_in_flight: int = 4
-    """Calls sent before the first of them is answered."""
-
-    def __post_init__(self) -> None:
-        if min(self.images_per_call, self.bytes_per_call, self.calls_in_flight) < 1:
-            raise ValueError(f"{self}: every number must be at least 1")
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One image of a job, at its place."""
-
-    index: int
-    source: str
-    image: pb.Image | InvalidRequest
-
-    def name(self, error: ClientError) -> ClientError:
-        """The error, as one about this image."""
-        detail = error.detail.removeprefix("images[0]: ")
-        return type(error)(detail, source=self.source, index=self.index)
 
 
 @dataclass(slots=True)
@@ -66,17 +38,6 @@ class _Call:
     handle: Any = None
 
 
-@dataclass(slots=True)
-class _Chunk:
-    """Consecutive images of a job, and the call that carries those that could be read."""
-
-    slots: list[_Slot]
-    call: _Call | None = None
-
-    def sendable(self) -> list[_Slot]:
-        return [slot for slot in self.slots if isinstance(slot.image, pb.Image)]
-
-
 @dataclass(slots=True, kw_only=True)
 class Planner:
     """Makes the plans of one client."""
@@ -86,7 +47,7 @@ class Planner:
     version: int
     timeout: float
     retry: Retry = field(default_factory=Retry)
-    batching: Batching = field(default_factory=Batching)
+    limits: CallLimits = field(default_factory=lambda: CallLimits(Batching()))
     clock: Callable[[], float] = time.monotonic
     _shape: Shape | None = None
     """The model's input, once it was asked for."""
@@ -117,55 +78,60 @@ class Planner:
         failed while the caller was busy with earlier results gets it anew.
         """
         if not whole:
-            return self._classify(top_k, self._deadline)
-        deadline = self._deadline()
+            return self._classify(top_k, self.deadline)
+        deadline = self.deadline()
         return self._classify(top_k, lambda: deadline)
 
-    def _classify(self, top_k: int, deadline: Callable[[], float]) -> Plan[Result | ClientError]:
-        window: deque[_Chunk] = deque()
-        count, more = 0, True
-        while more or window:
-            while more and len(window) < self.batching.calls_in_flight:
-                chunk, more = yield from self._read_chunk(count, deadline)
-                count += len(chunk.slots)
-                images = [slot.image for slot in chunk.sendable()]
-                if images:
-                    chunk.call = self._classify_call(images, top_k, deadline())
-                    yield from self._start(chunk.call)
-                window.append(chunk)
-            yield from self._finish(window.popleft(), top_k, deadline)
+    def read(self, image: Any, deadline: float) -> Plan[Slot]:
+        """Emit one image, read and encoded, that `answer` sends."""
+        yield Emit((yield from self._slot(image, 0, deadline)))
 
-    def _read_chunk(self, first: int, deadline: Callable[[], float]) -> Steps[tuple[_Chunk, bool]]:
+    def answer(self, chunk: Chunk, top_k: int, deadline: float) -> Plan[Result | ClientError]:
+        """Emit for each image of the chunk its result or its error."""
+        yield from self._send(chunk, top_k, deadline)
+        yield from self._finish(chunk, top_k, deadline)
+
+    def _classify(self, top_k: int, deadline: Callable[[], float]) -> Plan[Result | ClientError]:
+        window: deque[Chunk] = deque()
+        read, more = 0, True
+        while more or window:
+            while more and len(window) < self.limits.calls_in_flight:
+                chunk, more = yield from self._read_chunk(read, top_k, deadline)
+                read += len(chunk.slots)
+                yield from self._send(chunk, top_k, deadline())
+                window.append(chunk)
+            yield from self._finish(window.popleft(), top_k, deadline())
+
+    def _read_chunk(
+        self, first: int, top_k: int, deadline: Callable[[], float]
+    ) -> Steps[tuple[Chunk, bool]]:
         """Read the inputs of one call. Returns: the chunk, and whether there may be more."""
-        chunk, size = _Chunk([]), 0
-        for index in range(first, first + self.batching.images_per_call):
+        chunk = Chunk()
+        for index in count(first):
             value = yield Read()
             if value is END:
                 return chunk, False
-            shape = (yield from self._input_shape(deadline())) if is_array(value) else None
-            image = yield Prepare(value, shape)
-            chunk.slots.append(_Slot(index, source_of(value, index), image))
-            size += image.ByteSize() if isinstance(image, pb.Image) else 0
-            if size >= self.batching.bytes_per_call:
+            chunk.add((yield from self._slot(value, index, deadline())))
+            if self.limits.reached(chunk, top_k):
                 break
         return chunk, True
 
-    def _finish(
-        self, chunk: _Chunk, top_k: int, deadline: Callable[[], float]
-    ) -> Plan[Result | ClientError]:
-        """Emit what became of a chunk's images."""
+    def _slot(self, value: Any, index: int, deadline: float) -> Steps[Slot]:
+        shape = (yield from self._input_shape(deadline)) if is_array(value) else None
+        return Slot(index, source_of(value, index), (yield Prepare(value, shape)))
+
+    def _send(self, chunk: Chunk, top_k: int, deadline: float) -> Steps[None]:
         slots = chunk.sendable()
+        if slots:
+            chunk.call = self._classify_call(slots, top_k, deadline)
+            yield from self._start(chunk.call)
+
+    def _finish(self, chunk: Chunk, top_k: int, deadline: float) -> Plan[Result | ClientError]:
+        """Emit what became of a chunk's images."""
         answers: list[Result | ClientError] = []
         if chunk.call is not None:
-            chunk.call.deadline = deadline()
-            try:
-                answers += yield from self._results(chunk.call, len(slots))
-            except (InvalidRequest, ServerError) as error:
-                self._shape = None  # The model may have been replaced by one of another size.
-                if len(slots) == 1:
-                    answers = [slots[0].name(error)]
-                else:
-                    answers = yield from self._one_by_one(slots, top_k, deadline())
+            chunk.call.deadline = deadline
+            answers = yield from self._outcomes(chunk.call, chunk.sendable(), top_k)
         answered = iter(answers)
         for slot in chunk.slots:
             if isinstance(slot.image, InvalidRequest):
@@ -173,11 +139,44 @@ class Planner:
             else:
                 yield Emit(next(answered))
 
-    def _one_by_one(
-        self, slots: list[_Slot], top_k: int, deadline: float
+    def _outcomes(
+        self, call: _Call, slots: list[Slot], top_k: int
     ) -> Steps[list[Result | ClientError]]:
-        """Send the images of a refused call again, each alone: only the bad ones fail."""
-        calls = [self._classify_call([slot.image], top_k, deadline) for slot in slots]
+        """Settle a call; where it is refused, only the images at fault fail."""
+        try:
+            return [*(yield from self._results(call, len(slots)))]
+        except (InvalidRequest, ServerError) as error:
+            refusal = error
+        if len(slots) == 1:
+            return [self._blame(slots[0], refusal)]
+        bad = refused_image(refusal, len(slots))
+        if bad is None:
+            answers = yield from self._one_by_one(slots, top_k, call.deadline)
+            if isinstance(refusal, InvalidRequest) and all(
+                isinstance(one, Result) for one in answers
+            ):
+                self.limits.refused(len(slots))
+            return answers
+        others = slots[:bad] + slots[bad + 1 :]
+        answers = yield from self._together(others, top_k, call.deadline)
+        return [*answers[:bad], self._blame(slots[bad], refusal), *answers[bad:]]
+
+    def _together(
+        self, slots: list[Slot], top_k: int, deadline: float
+    ) -> Steps[list[Result | ClientError]]:
+        """Send what is left of a refused call again; refused once more, one by one."""
+        call = self._classify_call(slots, top_k, deadline)
+        yield from self._start(call)
+        try:
+            return [*(yield from self._results(call, len(slots)))]
+        except (InvalidRequest, ServerError):
+            return (yield from self._one_by_one(slots, top_k, deadline))
+
+    def _one_by_one(
+        self, slots: list[Slot], top_k: int, deadline: float
+    ) -> Steps[list[Result | ClientError]]:
+        """Send the images of a refused call again, each alone."""
+        calls = [self._classify_call([slot], top_k, deadline) for slot in slots]
         for call in calls:
             yield from self._start(call)
         answers: list[Result | ClientError] = []
@@ -185,8 +184,13 @@ class Planner:
             try:
                 answers += yield from self._results(call, 1)
             except (InvalidRequest, ServerError) as error:
-                answers.append(slot.name(error))
+                answers.append(self._blame(slot, error))
         return answers
+
+    def _blame(self, slot: Slot, error: ClientError) -> ClientError:
+        if isinstance(slot.image, pb.Image) and slot.image.HasField("pixels"):
+            self._shape = None  # The model may have been replaced by one of another size.
+        return slot.name(error)
 
     def _input_shape(self, deadline: float) -> Steps[Shape]:
         if self._shape is None:
@@ -195,14 +199,15 @@ class Planner:
             self._shape = parse_model(message).input_shape
         return self._shape
 
-    def _classify_call(self, images: list[Any], top_k: int, deadline: float) -> _Call:
+    def _classify_call(self, slots: list[Slot], top_k: int, deadline: float) -> _Call:
+        images: list[Any] = [slot.image for slot in slots]
         request = pb.ClassifyRequest(
             model=self.model, version=self.version, images=images, top_k=top_k
         )
         return _Call("Classify", request, deadline)
 
     def _call(self, method: str, request: Any) -> _Call:
-        return _Call(method, request, self._deadline())
+        return _Call(method, request, self.deadline())
 
     def _results(self, call: _Call, count: int) -> Steps[list[Result]]:
         return parse_response((yield from self._settle(call)), count)
@@ -214,7 +219,7 @@ class Planner:
     def _start(self, call: _Call) -> Steps[None]:
         remaining = call.deadline - self.clock()
         if remaining <= 0:
-            raise self._timeout()
+            raise self.timed_out()
         call.attempt += 1
         call.handle = yield Start(call.method, call.request, remaining)
 
@@ -232,15 +237,17 @@ class Planner:
                 raise self._error(outcome)
             yield from self._start(call)
 
-    def _deadline(self) -> float:
+    def deadline(self) -> float:
+        """When a call that begins now must be done, by the clock."""
         return self.clock() + self.timeout
 
-    def _timeout(self) -> Timeout:
+    def timed_out(self) -> Timeout:
+        """The error of a call that was not done by then."""
         return Timeout(f"{self.target}: no answer within {self.timeout:g} s")
 
     def _error(self, failure: Failure) -> ClientError:
         if failure.error is Timeout:
-            return self._timeout()
+            return self.timed_out()
         if failure.code == "UNIMPLEMENTED":
             return ServerError(f"{self.target}: no Convoy server, or an older one")
         if failure.message.startswith(_UNREACHABLE):

@@ -19,9 +19,9 @@ from convoy.client.base import (
     checked,
 )
 from convoy.client.channel import OPTIONS, failure_of, methods
+from convoy.client.chunks import Batching
 from convoy.client.errors import ClientError
-from convoy.client.inputs import ImageInput, is_one_image
-from convoy.client.plan import Batching
+from convoy.client.inputs import ImageInput, is_one_image, iterate
 from convoy.client.retry import Retry
 from convoy.client.signals import interrupts_deferred
 from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
@@ -143,7 +143,7 @@ class ImageClient(ClientBase):
     def _run(self, plan: Plan[T], inputs: Iterable[Any] = ()) -> Generator[T, None, None]:
         """Carry out a plan, yielding what it emits."""
         self._check_open()
-        return self._steps(plan, iter(inputs))
+        return self._steps(plan, iterate(inputs))
 
     def _steps(self, plan: Plan[T], inputs: Iterator[Any]) -> Generator[T, None, None]:
         calls: set[grpc.Future[Any]] = set()

@@ -38,6 +38,15 @@ def test_sequence_keeps_its_order(client, server):
     assert sorted(server.sizes) == [4, 32, 32, 32]
 
 
+@pytest.mark.parametrize("value", [3, None, 2.5])
+def test_what_is_no_image_is_named(client, value):
+    expected = f"{type(value).__name__} is no image: give a path"
+    with pytest.raises(convoy.InvalidRequest, match=expected):
+        client.classify(value)
+    with pytest.raises(convoy.InvalidRequest, match=expected):
+        list(client.classify_stream(value))
+
+
 def test_generator_and_empty_sequence(client, server):
     assert [one.label for one in client.classify(image for image in NUMBERS[:3])] == LABELS[:3]
     assert client.classify([]) == []

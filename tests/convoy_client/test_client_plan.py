@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import convoy
+from convoy.client.chunks import CallLimits
 from convoy.client.plan import Planner
 from convoy.client.retry import Failure
 from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Wait
@@ -75,7 +76,7 @@ def test_no_retry_starts_that_the_timeout_forbids():
 def test_call_of_a_stream_gets_its_timeout_anew_when_its_turn_comes():
     """It failed while the caller was busy with earlier results, and is retried all the same."""
     world = World([b"1", b"2"], [ANSWER, BUSY, ANSWER])
-    world.planner.batching = convoy.Batching(images_per_call=1)
+    world.planner.limits = CallLimits(convoy.Batching(images_per_call=1))
     plan = world.planner.classify(top_k=0, whole=False)
     step = next(plan)
     while not isinstance(step, Emit):

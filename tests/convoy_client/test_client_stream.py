@@ -3,10 +3,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 import convoy
-from tests.convoy_client.fake import FakeServer
+from convoy.v1 import image_classifier_pb2 as pb
+from tests.convoy_client.fake import FakeServer, Refusal
 
 BATCHING = convoy.Batching(images_per_call=8, calls_in_flight=3)
 
@@ -33,7 +35,31 @@ def test_bad_images_cost_only_their_own_call(server: FakeServer):
         outcomes = labels(client.classify_stream(images))
     assert outcomes[10] == "images[10]: not an image"
     assert outcomes[:10] + outcomes[11:] == [f"class{n % 10}" for n in range(24) if n != 10]
-    assert sorted(server.sizes) == [1] * 8 + [8, 8, 8]
+    assert sorted(server.sizes) == [7, 8, 8, 8]
+
+
+def test_several_bad_images_in_a_call_fail_alone(server: FakeServer):
+    images = [b"bad" if number in (2, 5) else b"%d" % number for number in range(8)]
+    with convoy.ImageClient(server.target, batching=BATCHING) as client:
+        outcomes = labels(client.classify_stream(images))
+    assert [number for number, one in enumerate(outcomes) if one[:5] != "class"] == [2, 5]
+    assert outcomes[5] == "images[5]: not an image"
+
+
+def test_server_that_takes_fewer_images_a_call_is_learnt(server: FakeServer):
+    answer = server.answer
+
+    def strict(request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+        if len(request.images) > 4:
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "images: 8, must be 1 to 4")
+        return answer(request)
+
+    server.answer = strict
+    batching = convoy.Batching(images_per_call=8, calls_in_flight=1)
+    with convoy.ImageClient(server.target, batching=batching) as client:
+        outcomes = labels(client.classify_stream([b"1"] * 40))
+    assert outcomes == ["class1"] * 40
+    assert server.sizes == [8] + [1] * 8 + [4] * 8
 
 
 def test_input_is_read_only_as_far_as_calls_are_in_flight(server: FakeServer):
