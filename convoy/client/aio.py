@@ -20,9 +20,10 @@ from convoy.client.base import (
     checked,
 )
 from convoy.client.channel import OPTIONS, Methods, failure_of, methods
+from convoy.client.chunks import Batching
+from convoy.client.coalesce import Coalescer
 from convoy.client.errors import ClientError
-from convoy.client.inputs import ImageInput, is_one_image
-from convoy.client.plan import Batching
+from convoy.client.inputs import ImageInput, is_one_image, iterate
 from convoy.client.retry import Failure, Retry
 from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Step, Wait
 from convoy.client.types import Model, Result
@@ -38,7 +39,8 @@ class AsyncImageClient(ClientBase):
 
     Sequences of images may be asynchronous too. Files are read in threads, so that a slow disk
     does not hold up the event loop. One client belongs to one event loop, and connects on first
-    use; any number of tasks may share it.
+    use; any number of tasks may share it. Images that they classify one at a time, at the same
+    time, share calls, unless `batching` says otherwise.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class AsyncImageClient(ClientBase):
             target, model=model, version=version, timeout=timeout, retry=retry, batching=batching
         )
         self._credentials = credentials
+        self._coalesce = (batching or Batching()).coalesce
+        self._coalescer = Coalescer(self._planner, self._run_on)
         self._channel: grpc.aio.Channel | None = None
         self._methods: Methods = {}
 
@@ -81,6 +85,9 @@ class AsyncImageClient(ClientBase):
     ) -> Result | list[Result]:
         """Classify one image, or a sequence of them: see `ImageClient.classify`."""
         one = is_one_image(images)
+        if one and self._coalesce:
+            self._check_open()
+            return await self._coalescer.classify(images, as_top_k(top_k))
         inputs: Any = [images] if one else images
         plan = self._planner.classify(top_k=as_top_k(top_k), whole=True)
         async with aclosing(self._run(plan, inputs)) as run:
@@ -141,10 +148,15 @@ class AsyncImageClient(ClientBase):
         async with aclosing(self._run(plan)) as run:
             return await anext(run)
 
+    def _run_on(self, plan: Plan[T]) -> AsyncGenerator[T, None]:
+        """Carry out a plan of a call that had begun."""
+        self._check_not_closed_meanwhile()
+        return self._run(plan)
+
     async def _run(self, plan: Plan[T], inputs: Any = ()) -> AsyncGenerator[T, None]:
         """Carry out a plan, yielding what it emits."""
         self._connect()
-        source = aiter(inputs) if isinstance(inputs, AsyncIterable) else iter(inputs)
+        source = aiter(inputs) if isinstance(inputs, AsyncIterable) else iterate(inputs)
         calls: set[Any] = set()
         outcome: Any = None
         try:

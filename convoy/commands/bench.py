@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         streaming=args.streaming,
         seed=args.seed,
     )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         samples = runner.run(run_load(load, _payloads(args, images)))
     report = summarise(samples, mode=_mode(args), rate=args.rate)
     print(json.dumps(asdict(report)) if args.json else to_text(report))
@@ -99,7 +99,7 @@ def _mode(args: argparse.Namespace) -> str:
     return f"{loop}, {kind}, {args.images_per_request} images per request"
 
 
-def _loop_factory() -> Callable[[], Any] | None:
+def loop_factory() -> Callable[[], Any] | None:
     """The faster event loop, where it is installed."""
     try:
         import uvloop
