@@ -11,7 +11,6 @@ from convoy.client.chunks import CallLimits, Slot
 from convoy.client.joining import ENOUGH_BYTES, MAX_WAIT, MOST_CALLS, Joiner, Joint
 from convoy.v1 import image_classifier_pb2 as pb
 
-
 LOOP = asyncio.new_event_loop()
 
 
