@@ -15,6 +15,7 @@ from convoy.client.base import (
     DEFAULT_TARGET,
     ClientBase,
     as_many,
+    as_name,
     as_top_k,
     as_version,
     checked,
@@ -110,11 +111,12 @@ class AsyncImageClient(ClientBase):
 
     async def get_model(self, name: str | None = None, *, version: int | None = None) -> Model:
         """Describe a model; by default the client's own."""
+        name = name and as_name("model", name)
         return await self._one(self._planner.get_model(name, as_version(version)))
 
     async def health(self, service: str = "") -> str:
         """Ask for the status of the server, a model or a service: see `ImageClient.health`."""
-        return await self._one(self._planner.health(service))
+        return await self._one(self._planner.health(as_name("service", service)))
 
     async def close(self) -> None:
         """Close the connection; calls in flight end with Unavailable."""

@@ -13,6 +13,9 @@ from convoy.client.retry import Retry
 from convoy.client.types import Result
 
 DEFAULT_TARGET = "127.0.0.1:8500"
+# A year, in seconds: gRPC takes a deadline of some centuries for one that has passed.
+LONGEST_TIMEOUT = 365 * 86_400.0
+_WEB_SCHEMES = ("http", "https", "grpc", "grpcs")
 
 
 class ClientBase:
@@ -28,17 +31,16 @@ class ClientBase:
         retry: Retry | None = None,
         batching: Batching | None = None,
     ) -> None:
-        if not target:
-            raise InvalidRequest("target is empty; give host:port")
+        _check_target(target)
         if not (timeout > 0 and math.isfinite(timeout)):
             raise InvalidRequest(f"timeout is {timeout!r}; it must be a number of seconds above 0")
         self.target = target
         self._closed = False
         self._planner = Planner(
             target=target,
-            model=model or "",
+            model=as_name("model", model or ""),
             version=as_version(version),
-            timeout=timeout,
+            timeout=min(timeout, LONGEST_TIMEOUT),
             retry=retry or Retry(),
             limits=CallLimits(batching or Batching()),
         )
@@ -75,11 +77,28 @@ def as_version(version: int | None) -> int:
     return 0 if version is None else _positive("version", version, 2**63 - 1)
 
 
+def as_name(field: str, name: str) -> str:
+    """The message's field, a name. Raises: InvalidRequest."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{field} {name!r} is not UTF-8") from None
+    return name
+
+
 def checked(result: Result | ClientError) -> Result:
     """The result. Raises: the error that stands in its place."""
     if isinstance(result, ClientError):
         raise result
     return result
+
+
+def _check_target(target: str) -> None:
+    if not as_name("target", target):
+        raise InvalidRequest("target is empty; give host:port")
+    scheme, separator, _ = target.partition("://")
+    if separator and scheme.lower() in _WEB_SCHEMES:
+        raise InvalidRequest(f"{target}: give host:port, without {scheme}://")
 
 
 def _positive(name: str, value: int, most: int) -> int:

@@ -7,7 +7,7 @@ ConvoyError                  convoy.errors
     ├── Denied               the server, or a proxy before it, refuses this caller
     ├── Overloaded           the server's queue stayed full
     ├── Timeout              no answer within the timeout; also a TimeoutError
-    ├── Unavailable          no server there, or it is starting or stopping;
+    ├── Unavailable          no Convoy server there, or it is starting or stopping;
     │                        also a ConnectionError
     └── ServerError          the server or its model failed
 """
@@ -53,7 +53,7 @@ class Timeout(ClientError, TimeoutError):
 
 
 class Unavailable(ClientError, ConnectionError):
-    """No server answers at that address, or it is starting or stopping."""
+    """No Convoy server answers at that address, or it is starting or stopping."""
 
 
 class ServerError(ClientError):

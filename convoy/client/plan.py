@@ -249,7 +249,7 @@ class Planner:
         if failure.error is Timeout:
             return self.timed_out()
         if failure.code == "UNIMPLEMENTED":
-            return ServerError(f"{self.target}: no Convoy server, or an older one")
+            return Unavailable(f"{self.target}: no Convoy server, or an older one")
         if failure.message.startswith(_UNREACHABLE):
             reason = failure.message.rpartition(": ")[2]
             return Unavailable(f"{self.target}: no server answers there ({reason})")

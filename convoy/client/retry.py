@@ -34,7 +34,7 @@ ERRORS: dict[str, type[ClientError]] = {
     "FAILED_PRECONDITION": InvalidRequest,
     "ABORTED": ServerError,
     "OUT_OF_RANGE": InvalidRequest,
-    "UNIMPLEMENTED": ServerError,
+    "UNIMPLEMENTED": Unavailable,
     "INTERNAL": ServerError,
     "UNAVAILABLE": Unavailable,
     "DATA_LOSS": ServerError,

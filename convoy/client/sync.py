@@ -14,6 +14,7 @@ from convoy.client.base import (
     DEFAULT_TARGET,
     ClientBase,
     as_many,
+    as_name,
     as_top_k,
     as_version,
     checked,
@@ -113,6 +114,7 @@ class ImageClient(ClientBase):
 
     def get_model(self, name: str | None = None, *, version: int | None = None) -> Model:
         """Describe a model; by default the client's own."""
+        name = name and as_name("model", name)
         plan = self._planner.get_model(name, as_version(version))
         return next(self._run(plan))
 
@@ -122,7 +124,7 @@ class ImageClient(ClientBase):
         Returns: "SERVING", "NOT_SERVING" or "UNKNOWN", as grpc.health.v1 names them.
         Raises: NotFound where the server knows no such name.
         """
-        return next(self._run(self._planner.health(service)))
+        return next(self._run(self._planner.health(as_name("service", service))))
 
     def close(self) -> None:
         """Close the connection; calls in flight end with Unavailable."""

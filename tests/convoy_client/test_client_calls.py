@@ -111,6 +111,29 @@ def test_timeout_must_be_a_number_of_seconds(timeout):
         convoy.ImageClient(timeout=timeout)
 
 
+@pytest.mark.parametrize("timeout", [1e10, 1e300])
+def test_timeout_of_centuries_is_no_timeout_at_all(server, timeout):
+    with convoy.ImageClient(server.target, timeout=timeout) as client:
+        assert client.classify(b"7").label == "class7"
+
+
+@pytest.mark.parametrize("target", ["http://localhost:8500", "HTTPS://localhost", "grpc://a:1"])
+def test_target_is_no_url(target):
+    with pytest.raises(convoy.InvalidRequest, match=r"give host:port, without \w+://"):
+        convoy.ImageClient(target)
+
+
+def test_names_that_are_no_text_are_refused(client):
+    for call in (
+        lambda: convoy.ImageClient("\udcff:8500"),
+        lambda: convoy.ImageClient(model="\udcff"),
+        lambda: client.get_model("\udcff"),
+        lambda: client.health("\udcff"),
+    ):
+        with pytest.raises(convoy.InvalidRequest, match="not UTF-8"):
+            call()
+
+
 def test_empty_target_is_refused():
     with pytest.raises(convoy.InvalidRequest, match="give host:port"):
         convoy.ImageClient("")

@@ -105,6 +105,10 @@ def test_caller_that_is_cancelled_harms_nobody(server):
     assert [one.label for one in results] == LABELS[:4] + LABELS[5:9]
 
 
+def test_timeout_of_centuries_is_no_timeout_at_all(server):
+    assert run(server, lambda client: client.classify(b"7"), timeout=1e300).label == "class7"
+
+
 def test_last_caller_to_leave_ends_the_call(server):
     server.open.clear()
 

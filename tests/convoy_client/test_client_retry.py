@@ -120,8 +120,9 @@ def test_server_that_does_not_answer_is_a_timeout(server: FakeServer):
 
 def test_server_of_another_kind_is_named(client, server):
     server.refuse("UNIMPLEMENTED", "Method not found!")
-    with pytest.raises(convoy.ServerError, match="no Convoy server, or an older one"):
-        client.classify(b"7")
+    with pytest.raises(convoy.Unavailable, match="no Convoy server, or an older one"):
+        client.classify([b"7"] * 8)
+    assert server.sizes == [8]
 
 
 def test_timeout_holds_for_all_calls_of_a_sequence(server: FakeServer):
