@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 done, but an image failed (`classify`), a request failed (`bench`) or the
 server is not serving (`health`); 2 wrong arguments, or no such model; 3 the server cannot be
-reached, is overloaded or failed; 130 interrupted.
+reached, is overloaded or failed; 4 the output cannot be written; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ exit codes:
      or the server is not serving (health)
   2  wrong arguments, or no such model
   3  the server cannot be reached, is overloaded or failed
+  4  the output cannot be written
 """
 
 
@@ -43,12 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("convoy: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has left (`| head`); nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has left (`| head`).
+        _drop_output()
         return 141
     except ConvoyError as error:
         print(f"convoy: {error}", file=sys.stderr)
         return _exit_code(error)
+    except OSError as error:
+        print(f"convoy: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        return 4
+
+
+def _drop_output() -> None:
+    """What is left in the buffer must not fail once more, at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_code(error: ConvoyError) -> int:
@@ -111,8 +121,9 @@ def _add_health(commands: Commands[argparse.ArgumentParser]) -> None:
         description="Usable as a container's health check: exit code 0 when serving, 1 otherwise.",
     )
     command.add_argument(
-        "name", nargs="?", default="", metavar="MODEL", help="default: the server as a whole"
+        "--model", default="", metavar="NAME", help="default: the server as a whole"
     )
+    command.add_argument("name", nargs="?", default="", help=argparse.SUPPRESS)
     _add_server(command, timeout=5.0)
 
 
@@ -142,7 +153,9 @@ def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--streaming", action="store_true", help="ClassifyStream instead of Classify"
     )
-    command.add_argument("--seed", type=int, default=0, help="of arrivals and noise (default: 0)")
+    command.add_argument(
+        "--seed", type=_whole, default=0, metavar="N", help="of arrivals and noise (default: 0)"
+    )
     command.add_argument("--json", action="store_true", help="the report as one JSON object")
     _add_model(command)
     _add_server(command, timeout=10.0)
@@ -152,6 +165,14 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="NAME", help="default: the server's default model")
     command.add_argument(
         "--model-version", type=_count, metavar="N", help="default: the newest being served"
+    )
+    # What is typed by those who think of the client's `version`.
+    command.add_argument(
+        "--version",
+        type=_count,
+        dest="model_version",
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
     )
 
 
@@ -172,9 +193,13 @@ def _add_server(command: argparse.ArgumentParser, *, timeout: float) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if not 1 <= number < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return _whole(text, least=1)
+
+
+def _whole(text: str, *, least: int = 0) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    if not least <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
     return number
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from convoy.client.base import LONGEST_TIMEOUT
 from convoy.client.channel import MAX_MESSAGE_BYTES
 from convoy.client.errors import InvalidRequest
 from convoy.client.inputs import Shape, read_image
@@ -29,14 +30,14 @@ _MAX_TOTAL_BYTES = 2**30
 
 def run(args: argparse.Namespace) -> int:
     """Print the report. Returns: 1 where a request failed."""
-    images = _read(expand(args.paths)) if args.paths else _noise(_input_shape(args), args.seed)
+    images = _images(args)
     load = Load(
         target=args.server,
         rate=args.rate,
         concurrency=args.concurrency,
         duration=args.duration,
         requests=args.requests,
-        timeout=args.timeout,
+        timeout=min(args.timeout, LONGEST_TIMEOUT),
         streaming=args.streaming,
         seed=args.seed,
     )
@@ -47,11 +48,14 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
-def _input_shape(args: argparse.Namespace) -> Shape:
+def _images(args: argparse.Namespace) -> list[pb.Image]:
+    # The client checks the arguments, also where it has nothing to ask.
     with ImageClient(
         args.server, model=args.model, version=args.model_version, timeout=args.timeout
     ) as client:
-        return client.get_model().input_shape
+        if args.paths:
+            return _read(expand(args.paths))
+        return _noise(client.get_model().input_shape, args.seed)
 
 
 def _noise(shape: Shape, seed: int) -> list[pb.Image]:
@@ -76,6 +80,7 @@ def _read(paths: list[str]) -> list[pb.Image]:
 def _payloads(args: argparse.Namespace, images: list[pb.Image]) -> list[bytes]:
     """Serialise requests in which every image occurs."""
     size = args.images_per_request
+    _check_size(size, size * min(image.ByteSize() for image in images))
     supply = cycle(images)
     payloads = [
         pb.ClassifyRequest(
@@ -85,12 +90,15 @@ def _payloads(args: argparse.Namespace, images: list[pb.Image]) -> list[bytes]:
         ).SerializeToString()
         for _ in range(math.ceil(len(images) / size))
     ]
-    largest = max(map(len, payloads))
-    if largest > MAX_MESSAGE_BYTES:
-        raise InvalidRequest(
-            f"--images-per-request {size}: {largest:,} bytes; at most {MAX_MESSAGE_BYTES:,}"
-        )
+    _check_size(size, max(map(len, payloads)))
     return payloads
+
+
+def _check_size(images: int, size: int) -> None:
+    if size > MAX_MESSAGE_BYTES:
+        raise InvalidRequest(
+            f"--images-per-request {images}: {size:,} bytes; at most {MAX_MESSAGE_BYTES:,}"
+        )
 
 
 def _mode(args: argparse.Namespace) -> str:

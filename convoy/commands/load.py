@@ -188,12 +188,12 @@ class _Stream:
         """Send one request and wait for its reply."""
         reply: asyncio.Future[pb.ClassifyResponse | str] = asyncio.Future()
         try:
-            async with asyncio.timeout(self._timeout), self._writing:
-                if self._ended:
-                    return self._ended
-                self._waiting.append(reply)
-                await self._call.write(payload)
             async with asyncio.timeout(self._timeout):
+                async with self._writing:
+                    if self._ended:
+                        return self._ended
+                    self._waiting.append(reply)
+                    await self._call.write(payload)
                 return await reply
         except TimeoutError:
             return "DEADLINE_EXCEEDED"

@@ -29,10 +29,13 @@ class TableWriter:
         self._out = out
         self._path = _width(["file", *map(_printable, paths)])
         self._label = _width(["label", *labels])
-        self._row("file", "label", "probability", "runner-up")
+        self._begun = False
 
     def write(self, path: str, outcome: Result | ClientError) -> None:
-        """Print one row."""
+        """Print one row, the first below a header."""
+        if not self._begun:
+            self._begun = True
+            self._row("file", "label", "probability", "runner-up")
         if isinstance(outcome, ClientError):
             print(f"{_printable(path):{self._path}}  error: {outcome.detail}", file=self._out)
             return

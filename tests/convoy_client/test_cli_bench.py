@@ -127,6 +127,24 @@ def test_request_too_large_to_send(server, capsys, tmp_path):
     assert "--images-per-request 30: 94," in capsys.readouterr().err
 
 
+def test_request_far_too_large_is_never_built(server, capsys):
+    arguments = ["--images-per-request", "2000000000", "--server", server.target]
+    assert main(["bench", *arguments]) == 2
+    assert "--images-per-request 2000000000: " in capsys.readouterr().err
+
+
+def test_seed_below_zero_is_refused(server, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", "--server", server.target, "--seed", "-5"])
+    assert caught.value.code == 2
+    assert "'-5' is not a whole number from 0" in capsys.readouterr().err
+
+
+def test_timeout_of_centuries(bench):
+    assert bench("--timeout", 1e300, "--requests", 1)[0] == 0
+    assert bench("--timeout", 1e300, "--requests", 1, "--streaming")[0] == 0
+
+
 def test_percentiles_are_measured_values():
     seconds = [number / 1000 for number in range(1, 101)]
     assert percentiles(seconds) == {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}

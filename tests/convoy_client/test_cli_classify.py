@@ -43,6 +43,12 @@ def test_table_is_aligned(photos, capsys):
     ]
 
 
+def test_model_version_as_it_may_be_typed(photos, server):
+    for option in ("--model-version", "--version"):
+        assert main(["classify", option, "3", "photos/1.jpg"]) == 0
+    assert [request.version for request in server.requests] == [3, 3]
+
+
 def test_failed_image_has_its_row_and_sets_the_exit_code(photos, capsys):
     assert main(["classify", "bad.jpg", "photos/1.jpg", "missing.jpg"]) == 1
     out, err = capsys.readouterr()

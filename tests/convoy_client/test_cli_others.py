@@ -37,7 +37,9 @@ def test_models_json(server, capsys):
         ([], True, 0, "SERVING\n"),
         (["fake"], True, 0, "SERVING\n"),
         ([], False, 1, "NOT_SERVING\n"),
+        (["--model", "fake"], True, 0, "SERVING\n"),
         (["other"], True, 1, ""),
+        (["--model", "other"], True, 1, ""),
         (["--server", "127.0.0.1:1"], True, 1, ""),
     ],
 )
@@ -52,12 +54,49 @@ def test_health_of_an_unknown_model_says_so(server, capsys):
     assert "no model 'other'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["classify", "models", "health", "bench"])
+@pytest.mark.parametrize(
+    ("server_argument", "text"),
+    [("http://127.0.0.1:8500", "without http://"), ("\udcff:8500", "not UTF-8")],
+)
+def test_server_argument_that_cannot_be_one(tmp_path, capsys, command, server_argument, text):
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    paths = [str(tmp_path)] if command in ("classify", "bench") else []
+    assert main([command, "--server", server_argument, *paths]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert text in err
+
+
+@pytest.mark.parametrize("command", ["classify", "bench"])
+def test_model_that_is_not_utf8(server, tmp_path, capsys, command):
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    assert main([command, "--server", server.target, "--model", "\udcff", str(tmp_path)]) == 2
+    assert "model '\\udcff' is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["classify", "models", "health"])
+def test_full_disk_is_one_line(server: FakeServer, tmp_path, command):
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    paths = [str(tmp_path)] if command == "classify" else []
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [*COMMAND, command, "--server", server.target, *paths],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert process.stderr == "convoy: the output cannot be written: No space left on device\n"
+    assert process.returncode == 4
+
+
 def test_server_that_does_not_answer_in_time(server: FakeServer, tmp_path, capsys):
     (tmp_path / "1.jpg").write_bytes(b"1")
     server.open.clear()
     options = ["--server", server.target, "--timeout", "0.3"]
     assert main(["classify", *options, str(tmp_path)]) == 3
-    assert capsys.readouterr().err == f"convoy: {server.target}: no answer within 0.3 s\n"
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"convoy: {server.target}: no answer within 0.3 s\n")
 
 
 @pytest.mark.parametrize("command", ["classify", "bench"])
