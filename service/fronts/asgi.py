@@ -31,8 +31,10 @@ Message = dict[str, Any]
 Receive = Callable[[], "asyncio.Future[Message]"]
 Send = Callable[[Message], Awaitable[None]]
 
-# How long a call runs before the first look whether its caller is still there.
+# How long a call runs before the first look whether its caller is still there, and the longest
+# time between two looks.
 PROBE_SECONDS = 0.02
+MAX_PROBE_SECONDS = 1.0
 
 HEADERS: Headers = [
     (b"content-type", b"application/grpc"),
@@ -52,7 +54,7 @@ NOT_GRPC = {
 }
 NOT_GRPC_BODY = {
     "type": "http.response.body",
-    "body": b"this port speaks gRPC\n",
+    "body": b"this port speaks gRPC, gRPC-Web, and JSON by POST to /SERVICE/METHOD\n",
     "more_body": False,
 }
 
@@ -237,10 +239,10 @@ class _Call:
             return
         if seconds > PROBE_SECONDS and not self._chunks:
             self._ask()
-        # Each time twice as long: so a call costs few of these, and who leaves is missed after as
-        # long again as it had waited.
+        # Each time twice as long: so a short call costs few of these, and a long one few a second.
+        later = min(2 * seconds, MAX_PROBE_SECONDS)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(min(seconds, left), self._look_again, deadline, 2 * seconds)
+        self._timer = loop.call_later(min(seconds, left), self._look_again, deadline, later)
 
     def _ask(self) -> None:
         if not self._asked:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import descriptor_pb2
+
+from convoy.v1 import image_classifier_pb2 as pb
 from service.errors import UsageError
 from service.settings import Settings
 
+SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 APPLICATION = "service.application:application"
 # Inherited by the process: the descriptor of the socket to the one that watches it, and the path
 # where Envoy's admin interface listens.
@@ -80,13 +85,14 @@ def configuration(settings: Settings, admin: str) -> dict[str, Any]:
     listener["enable_reuse_port"] = False
     if host == "[::]":
         listener["address"]["socket_address"]["ipv4_compat"] = True
-    listener["filter_chains"][0]["filters"][-1]["typed_config"].update(_http())
+    http = listener["filter_chains"][0]["filters"][-1]["typed_config"]
+    http.update(_http())
+    http["http_filters"] = [*_translators(settings), *http["http_filters"]]
     return bootstrap
 
 
 def _http() -> dict[str, Any]:
     return {
-        "codec_type": "HTTP2",
         "server_header_transformation": "PASS_THROUGH",
         # A stream without traffic is a caller that waits, or a health watch.
         "stream_idle_timeout": "0s",
@@ -99,6 +105,34 @@ def _http() -> dict[str, Any]:
             "connection_keepalive": {"interval": "30s", "timeout": "20s"},
         },
     }
+
+
+def _translators(settings: Settings) -> list[dict[str, Any]]:
+    """Filters that turn gRPC-Web and JSON into gRPC, and the answers back."""
+    json_filter: dict[str, Any] = {
+        "@type": f"{_TYPES}.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        "proto_descriptor_bin": base64.b64encode(_descriptors()).decode(),
+        "services": [SERVICE],
+        "auto_mapping": True,
+        "convert_grpc_status": True,
+        # Bytes are base64 in JSON, four characters for three of them.
+        "max_request_body_size": min(2**32 - 1, 2 * settings.max_message_bytes),
+        "print_options": {
+            "preserve_proto_field_names": True,
+            "always_print_primitive_fields": True,
+        },
+    }
+    web_filter = {"@type": f"{_TYPES}.filters.http.grpc_web.v3.GrpcWeb"}
+    return [
+        {"name": "envoy.filters.http.grpc_web", "typed_config": web_filter},
+        {"name": "envoy.filters.http.grpc_json_transcoder", "typed_config": json_filter},
+    ]
+
+
+def _descriptors() -> bytes:
+    files = descriptor_pb2.FileDescriptorSet()
+    pb.DESCRIPTOR.CopyToProto(files.file.add())
+    return files.SerializeToString()
 
 
 def _overload() -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
+import json
 import os
 import select
 import signal
@@ -15,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
+from service.fronts.framing import Frames, frame
 from tests.bundles import solid
 from tests.servers import PATIENCE, Running, server_process
 
@@ -101,6 +105,51 @@ def test_a_unary_call_without_its_one_message(server: Running, messages: int) ->
         call = channel.stream_unary("/convoy.v1.ImageClassifier/ListModels")
         error = call.future(iter([b""] * messages), timeout=PATIENCE).exception(PATIENCE)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def post(server: Running, method: str, body: bytes, kind: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to a request over HTTP/1.1."""
+    connection = http.client.HTTPConnection(server.grpc_address, timeout=PATIENCE)
+    path = f"/convoy.v1.ImageClassifier/{method}"
+    connection.request("POST", path, body, {"content-type": kind})
+    reply = connection.getresponse()
+    body = reply.read()
+    connection.close()
+    return reply.status, dict(reply.getheaders()), body
+
+
+@pytest.mark.parametrize("padding", [0, 5_000_000])
+def test_json_in_json_out(server: Running, padding: int) -> None:
+    photo = base64.b64encode(solid("red") + bytes(padding)).decode()
+    request = json.dumps({"images": [{"encoded": photo}], "top_k": 1})
+    status, _, body = post(server, "Classify", request.encode(), "application/json")
+    assert status == 200
+    (prediction,) = json.loads(body)["predictions"]
+    assert [one["label"] for one in prediction["classes"]] == ["red"]
+
+
+def test_an_error_as_json(server: Running) -> None:
+    status, _, body = post(server, "GetModel", b'{"model": "none"}', "application/json")
+    assert status == 404
+    assert "'none': not found" in json.loads(body)["message"]
+
+
+def test_grpc_web(server: Running) -> None:
+    kind = "application/grpc-web+proto"
+    status, headers, body = post(server, "Classify", frame(ONE.SerializeToString()), kind)
+    assert (status, headers["content-type"]) == (200, kind)
+    frames = Frames(b"identity", 2**20)
+    frames.feed(body)
+    reply = pb.ClassifyResponse.FromString(frames.take() or b"")
+    assert reply.predictions[0].classes[0].label == "red"
+    # The trailers are a frame of their own, marked by the highest bit.
+    assert body.endswith(b"\x80" + (15).to_bytes(4, "big") + b"grpc-status:0\r\n")
+
+
+def test_what_is_no_grpc_is_told_so(server: Running) -> None:
+    status, _, body = post(server, "None", b"hello", "text/plain")
+    assert status == 415
+    assert b"this port speaks gRPC" in body
 
 
 def line_after(script: str) -> str:
