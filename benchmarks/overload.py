@@ -11,74 +11,15 @@ moment a request was due, so a client that falls behind cannot hide it.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import random
-import statistics
-import time
-from collections import defaultdict
 from pathlib import Path
 
 import grpc
 import uvloop
 
-from benchmarks.processes import METHOD, Server, convoy_serve
-from benchmarks.throughput import ROOT, hardware, photo
+from benchmarks.loops import OPTIONS, Caller, closed_loop, open_loop, quantile
+from benchmarks.processes import ROOT, Server, convoy_serve
+from benchmarks.workloads import hardware, photo
 from convoy.v1 import image_classifier_pb2 as pb
-
-OPTIONS = (("grpc.max_send_message_length", 64 * 2**20),)
-CLOSED_LOOP_CALLERS = 16
-
-
-class Caller:
-    """Sends one request again and again and records what came back, by status code."""
-
-    def __init__(self, channel: grpc.aio.Channel, payload: bytes, deadline: float) -> None:
-        self._call = channel.unary_unary(METHOD + "Classify")
-        self._payload = payload
-        self._deadline = deadline
-        self.latencies: defaultdict[str, list[float]] = defaultdict(list)
-
-    async def __call__(self, due: float) -> None:
-        """Send once; `due` is when it should have been sent."""
-        try:
-            await self._call(self._payload, timeout=self._deadline)
-            code = "OK"
-        except grpc.aio.AioRpcError as error:
-            code = error.code().name
-        self.latencies[code].append(time.perf_counter() - due)
-
-
-async def closed_loop(call: Caller, seconds: float) -> float:
-    """Requests answered per second with a steady number of callers."""
-    end = time.perf_counter() + seconds
-
-    async def caller() -> None:
-        while (now := time.perf_counter()) < end:
-            await call(now)
-
-    start = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(CLOSED_LOOP_CALLERS)))
-    return len(call.latencies["OK"]) / (time.perf_counter() - start)
-
-
-async def open_loop(call: Caller, rate: float, seconds: float) -> float:
-    """Send at random moments, `rate` a second on average; returns the seconds it took."""
-    arrivals, start = random.Random(0), time.perf_counter()
-    due, tasks = start, set()
-    while (due := due + arrivals.expovariate(rate)) < start + seconds:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        tasks.add(asyncio.create_task(call(due)))
-    sending = time.perf_counter() - start
-    await asyncio.gather(*tasks)
-    return sending
-
-
-def resident_bytes(server: Server, field: str) -> float:
-    """VmRSS (now) or VmHWM (peak) of the server, in bytes."""
-    for line in Path(f"/proc/{server.pid}/status").read_text().splitlines():
-        if line.startswith(field):
-            return float(line.split()[1]) * 1024
-    return float("nan")
 
 
 async def measure(server: Server, options: argparse.Namespace) -> None:
@@ -88,7 +29,7 @@ async def measure(server: Server, options: argparse.Namespace) -> None:
     async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
         await closed_loop(Caller(channel, payload, 30.0), 2.0)
         capacity = await closed_loop(Caller(channel, payload, 30.0), 10.0)
-        before = resident_bytes(server, "VmRSS")
+        before = server.resident_bytes()
         call = Caller(channel, payload, options.deadline)
         seconds = await open_loop(call, options.factor * capacity, options.seconds)
         after = await closed_loop(Caller(channel, payload, 30.0), 5.0)
@@ -100,13 +41,12 @@ async def measure(server: Server, options: argparse.Namespace) -> None:
         f"goodput     {len(good) / seconds:8.1f} requests/s, {len(good) / seconds / capacity:.0%}"
     )
     for code, latencies in sorted(call.latencies.items()):
-        ordered = sorted(latencies)
-        p50, p99 = statistics.median(ordered), ordered[int(len(ordered) * 0.99)]
+        p50, p99 = (quantile(latencies, share) * 1e3 for share in (0.5, 0.99))
         print(
-            f"{code:<20} {len(ordered):6}  p50 {p50 * 1e3:7.1f} ms"
-            f"  p99 {p99 * 1e3:7.1f} ms  max {ordered[-1] * 1e3:7.1f} ms"
+            f"{code:<20} {len(latencies):6}  p50 {p50:7.1f} ms"
+            f"  p99 {p99:7.1f} ms  max {max(latencies) * 1e3:7.1f} ms"
         )
-    peak = resident_bytes(server, "VmHWM")
+    peak = server.peak_bytes()
     print(f"memory      {before / 2**20:8.0f} MiB before, {peak / 2**20:.0f} MiB at the peak")
     print(f"capacity    {after:8.1f} requests/s afterwards")
 

@@ -1,45 +1,111 @@
-"""Servers and load generators as processes of their own."""
+"""Servers as processes of their own, and what they use."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 METHOD = "/convoy.v1.ImageClassifier/"
+PATIENCE = 60.0  # seconds that a server may take to start
+GRACE = 5.0  # seconds that it may take to end
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server."""
+    """A running server: the process that was started, and all that it started itself."""
 
     pid: int
     grpc_address: str
     http_address: str | None = None
 
     def cpu_seconds(self) -> float:
-        """Processor time of the process so far, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time so far, user and system."""
+        ticks = 0
+        for pid in family(self.pid):
+            if fields := _stat(pid):
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self) -> int:
+        """Memory it holds now: what is each process's own, and what they share, once."""
+        own, shared = 0, 0
+        for pid in family(self.pid):
+            with suppress(OSError):  # it has ended meanwhile
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                own += _kibibytes(text, r"Private_\w+")
+                shared = max(shared, _kibibytes(text, r"Shared_(?:Clean|Dirty)"))
+        return (own + shared) * 1024
+
+    def peak_bytes(self) -> int:
+        """The most that its processes have held, each at its own time, shared pages in each."""
+        statuses = (Path(f"/proc/{pid}/status").read_text() for pid in family(self.pid))
+        return sum(_kibibytes(text, "VmHWM") for text in statuses) * 1024
+
+    def metrics(self) -> dict[str, float]:
+        """Its Prometheus metrics now, by name and labels as they stand in the text."""
+        with urllib.request.urlopen(f"http://{self.http_address}/metrics", timeout=10) as reply:
+            lines = reply.read().decode().splitlines()
+        samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
 
     def answered(self) -> int | None:
         """Images answered so far, as the server counts them; None where it does not count."""
         if self.http_address is None:
             return None
-        with urllib.request.urlopen(f"http://{self.http_address}/metrics", timeout=10) as reply:
-            text = reply.read().decode()
-        return int(sum(map(float, re.findall(r"^convoy_images_total\{.*\} (\S+)$", text, re.M))))
+        samples = self.metrics().items()
+        return int(sum(value for name, value in samples if name.startswith("convoy_images_total{")))
+
+
+def _kibibytes(text: str, field: str) -> int:
+    return sum(map(int, re.findall(rf"^{field}:\s+(\d+) kB", text, re.M)))
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on; none where the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def family(leader: int) -> set[int]:
+    """The processes of the session that `leader` leads, and their descendants."""
+    numbers = [int(one.name) for one in Path("/proc").iterdir() if one.name.isdecimal()]
+    stats = {pid: fields for pid in numbers if (fields := _stat(pid))}
+    found = {pid for pid, fields in stats.items() if int(fields[3]) == leader}
+    while more := {pid for pid, fields in stats.items() if int(fields[1]) in found} - found:
+        found |= more
+    return found
+
+
+@contextmanager
+def started(command: Sequence[str], **options: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a command in a session of its own and end all of it with the block."""
+    with subprocess.Popen(command, text=True, start_new_session=True, **options) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            members = family(process.pid)
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+            process.kill()
+            for pid in (members | family(process.pid)) - {process.pid}:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -47,73 +113,41 @@ def convoy_serve(models: Path, *arguments: str, module: str = "service.cli") -> 
     """Run the service on free ports until the end of the block."""
     command = [sys.executable, "-m", module, "--models", str(models), "--device", "cpu"]
     command += ["--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            for line in process.stderr:
-                event = json.loads(line) if line.startswith("{") else {"event": line}
-                if event["event"] == "ready":
-                    break
-            else:
-                raise SystemExit(f"{module} did not start: {event['event']}")
-            # A pipe that nobody reads would stop the service once it is full.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            yield Server(process.pid, event["grpc_address"], event["http_address"])
-        finally:
-            process.terminate()
+    with started(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        event = {"event": "no output"}
+        for line in process.stderr:
+            event = json.loads(line) if line.startswith("{") else {"event": line}
+            if event["event"] == "ready":
+                break
+        else:
+            raise SystemExit(f"{module} did not start: {event['event']}")
+        # A pipe that nobody reads would stop the service once it is full.
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield Server(process.pid, event["grpc_address"], event["http_address"])
 
 
 @contextmanager
 def prototype(model: Path) -> Iterator[Server]:
     """Run benchmarks.prototype until the end of the block."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "benchmarks.prototype", str(model), str(port)]
-    with subprocess.Popen(command) as process:
-        try:
-            _wait_for_port(port)
-            yield Server(process.pid, f"127.0.0.1:{port}")
-        finally:
-            process.kill()
+    with started(command) as process:
+        wait_for_port(port, process)
+        yield Server(process.pid, f"127.0.0.1:{port}")
 
 
-def _wait_for_port(port: int) -> None:
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit("the prototype did not start")
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
-def require_h2load() -> None:
-    """Stop with one line where the load generator is missing."""
-    if shutil.which("h2load") is None:
-        raise SystemExit("h2load is missing; it comes with Debian's package nghttp2-client")
-
-
-def h2load(
-    server: Server, method: str, body: Path, *, requests: int, clients: int, streams: int
-) -> float:
-    """Send `requests` times the framed messages of `body`, clients x streams in flight.
-
-    A C client: a Python one would cost more than the server it measures.
-
-    Returns: seconds. Raises: SystemExit where a call failed on the HTTP level.
-    """
-    output = subprocess.run(
-        [
-            *("h2load", "-n", str(requests), "-c", str(clients), "-m", str(streams)),
-            *("-d", str(body), "-H", "content-type: application/grpc", "-H", "te: trailers"),
-            *("-w", "24", "-W", "24", f"http://{server.grpc_address}{METHOD}{method}"),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    done = re.search(r"finished in ([\d.]+)(us|ms|s|m)", output)
-    good = re.search(r"status codes: (\d+) 2xx", output)
-    if done is None or good is None or int(good[1]) != requests:
-        raise SystemExit(f"h2load: not every call succeeded:\n{output}")
-    return float(done[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[done[2]]
+def wait_for_port(port: int, process: subprocess.Popen[str]) -> None:
+    """Return once something listens. Raises: SystemExit where the process ends or hangs."""
+    end = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < end:
+        with suppress(OSError):
+            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        time.sleep(0.02)
+    raise SystemExit(f"{process.args!r} did not start")
