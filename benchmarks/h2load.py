@@ -55,10 +55,12 @@ def h2load(
     in_flight: int,
     headers: Sequence[str] = GRPC,
     http1: bool = False,
+    log: Path | None = None,
 ) -> Load:
     """POST the file `body` again and again, `in_flight` at a time.
 
-    Over HTTP/2 these share up to four connections; HTTP/1 needs one for each.
+    Over HTTP/2 these share up to four connections; HTTP/1 needs one for each. `log` is a file to
+    note each request in, for `latencies`.
 
     Raises: SystemExit where a call failed on the HTTP level.
     """
@@ -66,12 +68,18 @@ def h2load(
     command = ["h2load", "-n", str(requests), "-c", str(clients)]
     # A large window, so that flow control never waits for a server's update.
     command += ["--h1"] if http1 else ["-m", str(in_flight // clients), "-w", "24", "-W", "24"]
+    command += [f"--log-file={log}"] if log else []
     for header in headers:
         command += ["-H", header]
     output = subprocess.run(
         [*command, "-d", str(body), url], capture_output=True, text=True, check=True
     ).stdout
     return _read(output, requests)
+
+
+def latencies(log: Path) -> list[float]:
+    """Seconds of each request that h2load noted in a file."""
+    return [int(line.split("\t")[2]) / 1e6 for line in log.read_text().splitlines()]
 
 
 def _read(output: str, requests: int) -> Load:

@@ -150,4 +150,4 @@ def wait_for_port(port: int, process: subprocess.Popen[str]) -> None:
         with suppress(OSError):
             return socket.create_connection(("127.0.0.1", port), timeout=1).close()
         time.sleep(0.02)
-    raise SystemExit(f"{process.args!r} did not start")
+    raise SystemExit(f"{Path(process.args[0]).name} did not start")

@@ -12,21 +12,22 @@ cost. Rounds are interleaved; figures are medians of the rounds. The network is 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 
 import grpc
 
 from benchmarks.bundles import write_bundles
+from benchmarks.curve import draw, measure_curve
 from benchmarks.h2load import framed, h2load, require_h2load
-from benchmarks.processes import METHOD, ROOT, Server, convoy_serve, prototype
+from benchmarks.processes import METHOD, Server, convoy_serve, prototype
+from benchmarks.reports import RESULTS, write
 from benchmarks.workloads import Contender, Workload, bare, hardware, workloads
 from convoy.bundle import Bundle
 from convoy.v1 import image_classifier_pb2 as pb
@@ -175,42 +176,40 @@ def ratios(results: dict[str, list[dict[str, object]]]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table, write it as Markdown and JSON."""
+    """Measure, print the table, write it as Markdown and JSON, draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=13)
     parser.add_argument("--seconds", type=float, default=0.7, help="of each measurement, about")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("service", nargs="*", help="options of convoy-serve, after --")
     options = parser.parse_args()
     require_h2load()
-    results = {}
+    results, curves = {}, {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bodies = folder / "bodies"
-        bodies.mkdir()
-        bundles = write_bundles(folder / "models")
-        servers = (
-            stack.enter_context(convoy_serve(folder / "models")),
-            stack.enter_context(prototype(bundles["small-cnn"].model_path)),
-            stack.enter_context(convoy_serve(folder / "models", module="benchmarks.uncounted")),
+        models, arguments = folder / "models", options.service
+        bundles = write_bundles(models)
+        ours = stack.enter_context(convoy_serve(models, *arguments))
+        plain = stack.enter_context(prototype(bundles["small-cnn"].model_path))
+        uncounted = stack.enter_context(
+            convoy_serve(models, *arguments, module="benchmarks.uncounted")
         )
         loads = workloads()
-        raw = loads[0].request()
-        require_answers(servers, raw)
+        require_answers((ours, plain, uncounted), loads[0].request())
         for load in loads:
-            found = contenders(load, bundles[load.network], *servers, bodies)
+            found = contenders(load, bundles[load.network], ours, plain, uncounted, folder)
             results[load.name] = measure(found, options.rounds, options.seconds)
+            curves[load.name] = measure_curve(ours, load, folder, options.seconds)
             print(table({load.name: results[load.name]}), flush=True)
-        require_answers(servers, raw)
-    now = datetime.now(UTC)
+        require_answers((ours, plain, uncounted), loads[0].request())
     text = (
-        f"{now:%Y-%m-%d}, {hardware()}; {options.rounds} interleaved rounds\n\n{table(results)}\n\n"
-        f"{ratios(results)}\nCounting one call takes {counting_us():.1f} us.\n"
+        f"{options.rounds} interleaved rounds\n\n{table(results)}\n\n{ratios(results)}\n"
+        f"Counting one call takes {counting_us():.1f} us."
     )
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = f"{now:%Y-%m-%d}-cpu-throughput"
-    (options.out / f"{name}.md").write_text(text)
-    (options.out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\n{text}\nwritten to {options.out / name}.md and .json")
+    points = {name: [asdict(point) for point in curve] for name, curve in curves.items()}
+    path = write(options.out, "throughput", text, {"contenders": results, "curves": points})
+    bare_rates = {name: rows[0]["images_per_second"] for name, rows in results.items()}
+    draw(curves, bare_rates, path.with_suffix(".png"), hardware())
 
 
 if __name__ == "__main__":

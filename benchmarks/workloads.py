@@ -25,6 +25,8 @@ from convoy.v1 import image_classifier_pb2 as pb
 PHOTO = ROOT / "examples" / "photos" / "cat.jpg"
 BARE_BATCH = 32
 
+Decoder = Callable[[bytes, InputSpec], NDArray[np.uint8]]
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -46,10 +48,10 @@ class Workload:
         """Whether the image has to be decoded."""
         return self.image.WhichOneof("content") == "encoded"
 
-    def pixels(self, spec: InputSpec) -> NDArray[np.uint8]:
+    def pixels(self, spec: InputSpec, decoder: Decoder = decode) -> NDArray[np.uint8]:
         """The image as the network takes it, uint8 [H, W, C]."""
         if self.encoded:
-            return decode(self.image.encoded, spec)
+            return decoder(self.image.encoded, spec)
         return np.frombuffer(self.image.pixels.data, np.uint8).reshape(spec.shape)
 
 
@@ -94,7 +96,9 @@ def session(model: Path) -> ort.InferenceSession:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def bare(bundle: Bundle, load: Workload) -> Contender:
+def bare(
+    bundle: Bundle, load: Workload, name: str = "bare", decoder: Decoder = decode
+) -> Contender:
     """ONNX Runtime in a loop: what no server with the same decoder can beat on these processors."""
     network, spec = session(bundle.model_path), bundle.manifest.input
 
@@ -104,10 +108,11 @@ def bare(bundle: Bundle, load: Workload) -> Contender:
             apply = pool.map if load.encoded else map
             for first in range(0, images, BARE_BATCH):
                 count = min(BARE_BATCH, images - first)
-                network.run(None, {"images": np.stack(list(apply(load.pixels, [spec] * count)))})
+                rows = list(apply(load.pixels, [spec] * count, [decoder] * count))
+                network.run(None, {"images": np.stack(rows)})
         return time.perf_counter() - start, time.process_time() - cpu
 
-    return Contender("bare", run)
+    return Contender(name, run)
 
 
 def hardware() -> str:
