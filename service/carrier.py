@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError, Message
 
 from service.deadlines import why_gone
 from service.errors import InvalidRequest
-from service.metrics import Metrics
-from service.rpcs import Rpc
+from service.metrics import MethodMetrics, Metrics
+from service.rpcs import SERVICE, Rpc
 from service.status import UNKNOWN_TEXT, Code, pushback_ms, status_of
 from service.wire import has_more_fields
 
@@ -59,7 +59,7 @@ class Carrier:
 
     def unary(self, rpc: Rpc) -> Unary:
         """One request, one response."""
-        counts = self._metrics.method(rpc.kind, rpc.service, rpc.method)
+        counts = self._counts(rpc)
 
         async def carry(data: bytes, deadline: float) -> bytes:
             start = monotonic()
@@ -87,7 +87,7 @@ class Carrier:
 
     def stream(self, rpc: Rpc) -> Stream:
         """Many requests, or one, and many responses."""
-        counts = self._metrics.method(rpc.kind, rpc.service, rpc.method)
+        counts = self._counts(rpc)
 
         async def carry(
             messages: AsyncIterator[bytes], deadline: float
@@ -134,6 +134,12 @@ class Carrier:
             seen = self._arrived
             await asyncio.sleep(QUIET_SECONDS)  # in which the last answers go onto the wire
         return complete
+
+    def _counts(self, rpc: Rpc) -> MethodMetrics:
+        if rpc.service == SERVICE:
+            return self._metrics.method(rpc.kind, rpc.service, rpc.method)
+        # Nobody sees these: the probes of an orchestrator would outnumber the calls.
+        return MethodMetrics(rpc.kind, rpc.service, rpc.method)
 
     def _call(
         self, rpc: Rpc, messages: AsyncIterator[bytes], deadline: float, accepted: deque[int]

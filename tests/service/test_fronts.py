@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
@@ -107,6 +108,13 @@ def test_the_deadline_of_a_stream(models: Path) -> None:
             grpc_method="ClassifyStream",
             grpc_code="DEADLINE_EXCEEDED",
         )
+
+
+def test_health_checks_are_not_among_the_calls(server: Running) -> None:
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+    assert "grpc.health.v1" not in server.get("/metrics")
 
 
 def test_callers_whose_connection_breaks_are_taken_out_of_the_queue(models: Path) -> None:
