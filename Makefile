@@ -9,10 +9,10 @@ PACKAGES := convoy service training tests benchmarks examples
 PROTOS := $(wildcard protos/convoy/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint train serve proto bench
+.PHONY: help setup demo test lint train serve proto bench bench-peers
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/dev.stamp ## Make .venv with everything for development (PyTorch included)
 
@@ -41,6 +41,9 @@ proto: .venv/generator.stamp ## Generate convoy/v1 from protos/
 
 bench: .venv/dev.stamp ## Measure this service beside bare ONNX Runtime (about five minutes)
 	$(BIN)/python -m benchmarks.throughput
+
+bench-peers: .venv/dev.stamp ## Measure it beside Triton, Mosec, MLServer, LitServe and Ray Serve (twenty minutes)
+	$(BIN)/python -m benchmarks.peers
 
 .PHONY: generate
 generate:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = "/convoy.v1.ImageClassifier/"
-PATIENCE = 60.0  # seconds that a server may take to start
+PATIENCE = 120.0  # seconds that a server may take to start
 GRACE = 5.0  # seconds that it may take to end
 
 

@@ -178,7 +178,7 @@ def ratios(results: dict[str, list[dict[str, object]]]) -> str:
 def main() -> None:
     """Measure, print the table, write it as Markdown and JSON, draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=13)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=0.7, help="of each measurement, about")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("service", nargs="*", help="options of convoy-serve, after --")
