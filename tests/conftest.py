@@ -46,14 +46,19 @@ def odd_images() -> Path:
 
 
 @pytest.fixture(scope="session", params=["grpcio", "envoy"])
-def front(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every server of the test runs with each front in turn."""
+def front(request: pytest.FixtureRequest) -> str:
+    """Every server that the test starts runs with each front in turn."""
     if request.param == "envoy":
         try:
             envoy.command(Settings(), "")
             envoy.environment("")
         except UsageError as error:
             pytest.skip(str(error))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONVOY_FRONT", request.param)
-        yield request.param
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def front_of_a_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fixtures of a wider scope than a test name the front themselves."""
+    if "front" in request.fixturenames:
+        monkeypatch.setenv("CONVOY_FRONT", request.getfixturevalue("front"))

@@ -87,7 +87,7 @@ def running_server(models: Path, **settings: Any) -> Iterator[Running]:
 
     With the front grpcio it runs in a thread of this process, with another as a process.
     """
-    if os.environ.get("CONVOY_FRONT", "grpcio") == "grpcio":
+    if settings.get("front", os.environ.get("CONVOY_FRONT", "grpcio")) == "grpcio":
         with _server_thread(models, **settings) as running:
             yield running
         return

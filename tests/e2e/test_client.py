@@ -21,11 +21,11 @@ FILES = {"red": solid("red"), "green": solid("lime", 90, "JPEG"), "blue": solid(
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def target(tmp_path_factory: pytest.TempPathFactory, front: str) -> Iterator[str]:
     models = tmp_path_factory.mktemp("models")
     make_bundle(models)
     make_bundle(models, "grey", channels=1)
-    limits = ["--default-model", "tiny", "--max-queue-size", "64"]
+    limits = ["--default-model", "tiny", "--max-queue-size", "64", "--front", front]
     with server_process(models, *limits) as running:
         yield running.grpc_address
 

@@ -25,7 +25,7 @@ CLASSES = 10
 @pytest.fixture(scope="module")
 def server(front: str) -> Iterator[Running]:
     """The service on the shipped models, with a queue that holds a whole job's window."""
-    with running_server(ROOT / "models", max_queue_size=4096) as running:
+    with running_server(ROOT / "models", max_queue_size=4096, front=front) as running:
         yield running
 
 

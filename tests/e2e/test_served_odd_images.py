@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, front: str) -> Iterator[Run
     """The service on a model of 64 x 64."""
     models = tmp_path_factory.mktemp("models")
     make_bundle(models, size=64)
-    with running_server(models) as running:
+    with running_server(models, front=front) as running:
         yield running
 
 

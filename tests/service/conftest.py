@@ -24,7 +24,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(models: Path, front: str) -> Iterator[Running]:
     """The service with default limits."""
-    with running_server(models) as running:
+    with running_server(models, front=front) as running:
         yield running
 
 
