@@ -18,7 +18,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 
 from benchmarks.h2load import Load, framed
 from benchmarks.peers.peer import APPS, CALL_SECONDS, GrpcPeer, HttpPeer
-from benchmarks.peers.task import Setting, Task
+from benchmarks.peers.task import DEFAULTS, Setting, Task
 from benchmarks.processes import METHOD, ROOT, Server, convoy_serve, free_port
 from convoy.v1 import image_classifier_pb2 as pb
 from service.settings import Settings
@@ -38,7 +38,7 @@ class Ours(GrpcPeer):
 
     def settings(self) -> tuple[Setting, ...]:
         """Its defaults."""
-        return (Setting(1, 32, 0),)
+        return (DEFAULTS,)
 
     @contextmanager
     def serve(self, folder: Path, task: Task, setting: Setting) -> Iterator[Server]:

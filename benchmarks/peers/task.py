@@ -27,7 +27,12 @@ class Setting:
     threads: int
 
     def __str__(self) -> str:
+        if self == DEFAULTS:
+            return "its defaults"
         return f"{self.instances} x {self.threads} threads, batch {self.batch}"
+
+
+DEFAULTS = Setting(0, 0, 0)
 
 
 def settings() -> tuple[Setting, ...]:
@@ -60,12 +65,17 @@ class Task:
 
     @cached_property
     def _right(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        network, spec = session(self.bundle.model_path), self.bundle.manifest.input
-        ours, peers = (
-            network.run(None, {"images": self.load.pixels(spec, decoder)[None]})[0][0]
-            for decoder in (decode, pillow)
-        )
+        spec = self.bundle.manifest.input
+        pixels = [self.load.pixels(spec, decoder) for decoder in (decode, pillow)]
+        ours, peers = self.run(np.stack(pixels))
         return ours, peers
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Bare ONNX Runtime on uint8 [N, H, W, C]; probabilities [N, K]."""
+        answer: NDArray[np.float32] = session(self.bundle.model_path).run(None, {"images": pixels})[
+            0
+        ]
+        return answer
 
     def check(self, answer: NDArray[np.float32], *, own_decoder: bool = False) -> None:
         """Hold probabilities [K] against bare ONNX Runtime. Raises: WrongAnswer."""

@@ -14,13 +14,13 @@ from tritonclient.grpc import InferenceServerClient, InferInput, service_pb2
 
 
 def image_input(data: bytes, side: int) -> InferInput:
-    """One image: JPEG as BYTES [1, 1], or pixels as UINT8 [1, side, side, 3]."""
-    if data[:2] == b"\xff\xd8":
-        tensor = InferInput("image", [1, 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[data]], dtype=np.object_))
-    else:
+    """One image: pixels as UINT8 [1, side, side, 3], or a file as BYTES [1, 1]."""
+    if len(data) == side**2 * 3:
         tensor = InferInput("image", [1, side, side, 3], "UINT8")
         tensor.set_data_from_numpy(np.frombuffer(data, np.uint8).reshape(1, side, side, 3))
+    else:
+        tensor = InferInput("image", [1, 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[data]], dtype=np.object_))
     return tensor
 
 
