@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=64)
     options = parser.parse_args()
     raw = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    images = {"raw 32x32": raw, "JPEG 500x375": photo(500, 375)}
+    images: dict[str, ImageInput] = {"raw 32x32": raw, "JPEG 500x375": photo(500, 375)}
     print(hardware())
     with ExitStack() as stack:
         models = Path(stack.enter_context(tempfile.TemporaryDirectory()))
