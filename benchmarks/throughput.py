@@ -6,12 +6,14 @@ Bare is a loop in one process, without a server: decode in as many threads as th
 run in batches of 32. The service gets the same files over loopback from a C client (h2load) on the
 same processors: one image a request (unary), streams of 64 one-image messages (streamed), many
 images a request (multi-image). The prototype and the uncounted service show what checks and metrics
-cost. Rounds are interleaved; figures are medians of the rounds. The network is untrained.
+cost, plain Pillow what the decoder saves. Rounds are interleaved; figures are their medians.
+Then unary calls are measured by the number in flight, and drawn. The networks are untrained.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import statistics
 import tempfile
 import time
@@ -22,6 +24,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import grpc
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.bundles import write_bundles
 from benchmarks.curve import draw, measure_curve
@@ -30,10 +35,12 @@ from benchmarks.processes import METHOD, Server, convoy_serve, prototype
 from benchmarks.reports import RESULTS, write
 from benchmarks.workloads import Contender, Workload, bare, hardware, workloads
 from convoy.bundle import Bundle
+from convoy.imaging import InputSpec
 from convoy.v1 import image_classifier_pb2 as pb
 from service.metrics import Metrics
 
 STREAM_MESSAGES = 64
+LARGE = 10**6  # bytes of a photo where it matters how it is decoded
 YARDSTICKS = ("prototype, unary", "uncounted, unary")
 
 
@@ -91,9 +98,17 @@ def contenders(
             *(ours, files["multi"], "Classify", load.images_per_request, load.multi_in_flight),
         ),
     ]
+    if len(load.image.encoded) > LARGE:
+        found.append(bare(bundle, load, "bare, plain Pillow", plain_pillow))
     if not load.encoded:
         found += [served(YARDSTICKS[0], plain, *unary), served(YARDSTICKS[1], uncounted, *unary)]
     return found
+
+
+def plain_pillow(data: bytes, spec: InputSpec) -> NDArray[np.uint8]:
+    """What one writes first: decode all of it, then shrink."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB").resize((spec.width, spec.height)))
 
 
 def measure(found: list[Contender], rounds: int, seconds: float) -> list[dict[str, object]]:
@@ -191,8 +206,9 @@ def main() -> None:
         bundles = write_bundles(models)
         ours = stack.enter_context(convoy_serve(models, *arguments))
         plain = stack.enter_context(prototype(bundles["small-cnn"].model_path))
+        write_bundles(folder / "small", ["small-cnn"])
         uncounted = stack.enter_context(
-            convoy_serve(models, *arguments, module="benchmarks.uncounted")
+            convoy_serve(folder / "small", *arguments, module="benchmarks.uncounted")
         )
         loads = workloads()
         require_answers((ours, plain, uncounted), loads[0].request())

@@ -20,18 +20,40 @@ def table(results: Mapping[str, Workload]) -> str:
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, (found, chosen, failed) in results.items():
-        bare = _median(found["bare"], "rate")
         for contender, rounds in found.items():
-            rate = _median(rounds, "rate")
             lines.append(
-                f"| {name} | {contender} | {chosen.get(contender, '')} | {rate:,.0f} "
-                f"| {rate / bare:.2f} | {_median(rounds, 'cpu_us'):,.0f} "
+                f"| {name} | {contender} | {chosen.get(contender, '')} "
+                f"| {_median(rounds, 'rate'):,.0f} "
+                f"| {_ratio(rounds, found['bare'], 'rate'):.2f} | {_median(rounds, 'cpu_us'):,.0f} "
                 f"| {_optional(rounds, 'application', 1)} | {_optional(rounds, 'memory', 2**20)} "
                 f"| {_optional(rounds, 'cold_start', 1, '.2f')} "
                 f"| {sum(one.failed for one in rounds)} |"
             )
         lines += [f"| {name} | {who} | failed: {why} |" for who, why in failed.items()]
     return "\n".join(lines)
+
+
+def standing(results: Mapping[str, Workload]) -> str:
+    """Our fastest front beside the fastest peer, under h2load and as an application sees it."""
+    lines = []
+    for name, (found, _, _) in results.items():
+        for field in ("rate", "application"):
+            ours, peer = (_fastest(found, field, own=own) for own in (True, False))
+            if ours and peer:
+                ratio = _ratio(found[ours], found[peer], field)
+                lines.append(f"{name}, {field}: {ours} is {ratio:.2f} times as fast as {peer}")
+    return "\n".join(lines)
+
+
+def _fastest(found: Mapping[str, list[Round]], field: str, *, own: bool) -> str | None:
+    medians = {
+        who: _median(rounds, field)
+        for who, rounds in found.items()
+        if who.startswith("convoy") == own
+        and not who.startswith("bare")
+        and all(getattr(one, field) for one in rounds)
+    }
+    return max(medians, key=lambda who: medians[who], default=None)
 
 
 def document(
@@ -47,6 +69,8 @@ def document(
         + ", ".join(f"{name} {number}" for name, number in versions.items()),
         "",
         table(results),
+        "",
+        standing(results),
         *(f"\n{name} is left out: {reason}" for name, reason in missing.items()),
     ]
     workloads = {
@@ -62,6 +86,12 @@ def document(
 
 def _median(rounds: list[Round], field: str) -> float:
     return statistics.median(getattr(one, field) for one in rounds)
+
+
+def _ratio(ours: list[Round], theirs: list[Round], field: str) -> float:
+    """Median of the ratios within each round: neighbours of a round share its noise."""
+    pairs = zip(ours, theirs, strict=False)  # who fails is measured no further
+    return statistics.median(getattr(mine, field) / getattr(other, field) for mine, other in pairs)
 
 
 def _optional(rounds: list[Round], field: str, unit: float, form: str = ",.0f") -> str:
