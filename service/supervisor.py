@@ -12,12 +12,14 @@ from tempfile import TemporaryDirectory
 
 import structlog
 
-from service.errors import UsageError
+from service.errors import UnfitError, UsageError
 from service.fronts.envoy import CONTROL, command, environment
 from service.settings import Settings
 
 # Beyond the drain timeout, for a process that does not even end.
 PATIENCE_SECONDS = 5.0
+# Exit codes of a service that does not start, which has said why.
+SAID = {UsageError.exit_code, UnfitError.exit_code}
 
 log = structlog.get_logger()
 
@@ -59,11 +61,11 @@ class Supervisor:
             code, was_ready = await self._life()
             if self._stop.is_set():
                 return code if code >= 0 else 1
-            if not was_ready:
+            restart = was_ready and self._settings.on_crash == "restart"
+            if code not in SAID:
+                log.error("crashed", exit_code=code, restart=restart)
+            if not restart:
                 return code if code > 0 else 1
-            log.error("crashed", exit_code=code, on_crash=self._settings.on_crash)
-            if self._settings.on_crash == "exit":
-                return 1
 
     async def _life(self) -> tuple[int, bool]:
         """One process from start to end: its exit code, and whether it has served."""

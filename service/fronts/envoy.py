@@ -52,6 +52,8 @@ def command(settings: Settings, admin: str) -> list[str]:
 
 def environment(admin: str) -> dict[str, str]:
     """Variables with which Envoy finds this Python. Raises: UsageError."""
+    if sys.platform != "linux":
+        raise _unavailable("it needs Linux")
     library = _shared_python()
     preload = os.environ.get("LD_PRELOAD")
     return {
