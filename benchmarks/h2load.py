@@ -13,6 +13,7 @@ from pathlib import Path
 from google.protobuf.message import Message
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+SILENCE = "60"  # seconds without a byte after which a call has failed
 GRPC = ("content-type: application/grpc", "te: trailers")
 
 
@@ -65,7 +66,7 @@ def h2load(
     Raises: SystemExit where a call failed on the HTTP level.
     """
     clients = in_flight if http1 else min(4, in_flight)
-    command = ["h2load", "-n", str(requests), "-c", str(clients)]
+    command = ["h2load", "-n", str(requests), "-c", str(clients), "-N", SILENCE]
     # A large window, so that flow control never waits for a server's update.
     command += ["--h1"] if http1 else ["-m", str(in_flight // clients), "-w", "24", "-W", "24"]
     command += [f"--log-file={log}"] if log else []

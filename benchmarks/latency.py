@@ -24,7 +24,7 @@ import grpc
 import uvloop
 
 from benchmarks.loops import OPTIONS, Caller, closed_loop, open_loop, quantile
-from benchmarks.processes import METHOD, ROOT, Server, convoy_serve
+from benchmarks.processes import METHOD, ROOT, Server, convoy_serve, heed_sigterm
 from benchmarks.reports import RESULTS, write
 from benchmarks.workloads import Workload, photo, session, workloads
 from convoy.bundle import Bundle
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("service", nargs="*", help="options of convoy-serve, after --")
     options = parser.parse_args()
+    heed_sigterm()
     colds = [cold_start(options.service) for _ in range(options.starts)]
     results = []
     for load in (one for one in workloads() if one.name in NAMES):

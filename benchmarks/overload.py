@@ -17,7 +17,7 @@ import grpc
 import uvloop
 
 from benchmarks.loops import OPTIONS, Caller, closed_loop, open_loop, quantile
-from benchmarks.processes import ROOT, Server, convoy_serve
+from benchmarks.processes import ROOT, Server, convoy_serve, heed_sigterm
 from benchmarks.workloads import hardware, photo
 from convoy.v1 import image_classifier_pb2 as pb
 
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="in one request")
     parser.add_argument("--deadline", type=float, default=1.0, help="of each request, in seconds")
     options = parser.parse_args()
+    heed_sigterm()
     print(hardware())
     with convoy_serve(options.models) as server:
         uvloop.run(measure(server, options))

@@ -91,6 +91,11 @@ def family(leader: int) -> set[int]:
     return found
 
 
+def heed_sigterm() -> None:
+    """Have SIGTERM raise SystemExit, so that every server is ended with its block."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 @contextmanager
 def started(command: Sequence[str], **options: object) -> Iterator[subprocess.Popen[str]]:
     """Run a command in a session of its own and end all of it with the block."""

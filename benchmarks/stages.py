@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.h2load import framed, h2load, require_h2load
-from benchmarks.processes import METHOD, Server, convoy_serve
+from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm
 from benchmarks.workloads import Workload, hardware, workloads
 from convoy.bundle import Bundle
 from service.session import CPU, Device, Session
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--workload", choices=loads, action="append", help="default: all")
     parser.add_argument("service", nargs="*", help="options of convoy-serve, after --")
     options = parser.parse_args()
+    heed_sigterm()
     require_h2load()
     chosen = [loads[name] for name in options.workload or loads]
     with tempfile.TemporaryDirectory() as folder:

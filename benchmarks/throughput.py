@@ -31,7 +31,7 @@ from PIL import Image
 from benchmarks.bundles import write_bundles
 from benchmarks.curve import draw, measure_curve
 from benchmarks.h2load import framed, h2load, require_h2load
-from benchmarks.processes import METHOD, Server, convoy_serve, prototype
+from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm, prototype
 from benchmarks.reports import RESULTS, write
 from benchmarks.workloads import Contender, Workload, bare, hardware, workloads
 from convoy.bundle import Bundle
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("service", nargs="*", help="options of convoy-serve, after --")
     options = parser.parse_args()
+    heed_sigterm()
     require_h2load()
     results, curves = {}, {}
     with ExitStack() as stack:

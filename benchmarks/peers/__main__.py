@@ -20,13 +20,11 @@ client: convoy.AsyncImageClient, tritonclient.grpc.aio, aiohttp.
 from __future__ import annotations
 
 import argparse
-import signal
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from types import FrameType
 
 from benchmarks.h2load import require_h2load
 from benchmarks.peers.environments import Unavailable
@@ -35,6 +33,7 @@ from benchmarks.peers.peer import Peer
 from benchmarks.peers.report import document, table
 from benchmarks.peers.servers import PEERS, Ours, fronts
 from benchmarks.peers.task import Setting, Task, WrongAnswer
+from benchmarks.processes import heed_sigterm
 from benchmarks.reports import RESULTS, write
 from benchmarks.workloads import workloads
 
@@ -117,7 +116,7 @@ def main() -> None:
 
     options = parse()
     require_h2load()
-    signal.signal(signal.SIGTERM, _end)
+    heed_sigterm()
     peers, missing = install(options.only)
     peers += [Ours(front) for front in fronts()]
     results = {}
@@ -134,10 +133,6 @@ def main() -> None:
     versions = {peer.name: peer.version for peer in peers}
     text, found = document(results, versions, missing, options.rounds, options.seconds)
     write(options.out, "peers", text, found)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)  # as an exception, so that every server is ended
 
 
 if __name__ == "__main__":
