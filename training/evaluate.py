@@ -81,18 +81,32 @@ def trained_recipe(bundle: Bundle) -> Recipe:
 
 
 def test_splits(bundle: Bundle, data: Path) -> list[Split]:
-    """The test sets that training held out, drawn again with the recorded seed."""
+    """The test sets that training held out, drawn again with the recorded seed.
+
+    Raises: TrainingError where other images would be drawn, which training may have seen.
+    """
     source = open_source(trained_recipe(bundle), data)
     if tuple(source.labels) != bundle.manifest.labels:
         raise TrainingError(
             f"{data}: its classes are not the bundle's {', '.join(bundle.manifest.labels)}; "
             "add --folder if it holds some of them"
         )
+    recorded = bundle.manifest.training.dataset_sha256
+    if recorded and source.draws_test and source.training().sha256() != recorded:
+        raise TrainingError(
+            f"{data}: its images are not those that {bundle.path} was made of, so test images "
+            "drawn now may have been trained on; give photos that are new to it, with --folder"
+        )
     return source.tests()
 
 
 def folder_split(manifest: Manifest, data: Path) -> Split:
-    """Every image of a folder whose classes are among the bundle's."""
+    """Every image of a folder whose classes are among the bundle's. Raises: TrainingError."""
+    if manifest.task == "multi-label":
+        raise TrainingError(
+            f"{data}: a folder gives each image one class, {manifest.name} any number of labels; "
+            "only a CSV file of images and labels, as for training, can measure it"
+        )
     if not data.is_dir():
         raise TrainingError(f"{data}: no such folder; name your images' folder with --data")
     names = class_names(data)

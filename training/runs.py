@@ -11,13 +11,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convoy.bundle import LOG_FILE
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 from training.recipe import Recipe, differing_keys, parse_recipe
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ ENVIRONMENT_FILE = "environment.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 
 LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+
+ENVIRONMENT_KEYS = (
+    "started", "data", "dataset_sha256", "train_images", "validation_images", "train_statistics",
+    "git_commit", "hardware", "versions",
+)  # fmt: skip
+"""What an environment must hold to go on, or to export."""
 
 Log = Sequence[Mapping[str, Any]]
 """An entry per finished epoch."""
@@ -49,8 +56,9 @@ class Run:
                 f"{path}: holds a run already; add --resume, or choose another --run"
             )
         run = cls(path, recipe, describe_environment(data, splits))
-        run._write(RECIPE_FILE, json.dumps(recipe.model_dump(mode="json"), indent=2).encode())
         run._write(ENVIRONMENT_FILE, json.dumps(run.environment, indent=2).encode())
+        # The last: a folder that holds it is a run's.
+        run._write(RECIPE_FILE, json.dumps(recipe.model_dump(mode="json"), indent=2).encode())
         return run
 
     @classmethod
@@ -63,6 +71,11 @@ class Run:
             raise TrainingError(
                 f"{path}: not a run's folder; name one that holds {RECIPE_FILE}"
             ) from None
+        file = path / ENVIRONMENT_FILE
+        if not isinstance(environment, dict):
+            raise TrainingError(f"{file}: no description of a run")
+        if missing := [key for key in ENVIRONMENT_KEYS if key not in environment]:
+            raise TrainingError(f"{file}: no description of a run: has no {missing[0]!r}")
         return cls(path, parse_recipe(recipe, where=str(path / RECIPE_FILE)), environment)
 
     @classmethod
@@ -74,11 +87,24 @@ class Run:
                 f"{path}: was started with another recipe, {keys[0]} differs; "
                 "resume with the same one, or start a new run"
             )
-        if run.environment["dataset_sha256"] != splits.sha256:
-            raise TrainingError(
-                f"{path}: was started on other images; resume with the same, or start a new run"
-            )
+        run.require_same_data(splits)
         return run
+
+    def require_same_data(self, splits: Splits) -> None:
+        """Raises: TrainingError where the run was started on other images or classes."""
+        began = self.environment
+        if began["dataset_sha256"] != splits.sha256:
+            raise TrainingError(
+                f"{self.path}: was started on other images; give the same by --data, or start a "
+                "new run"
+            )
+        # Runs of before they were kept know no names.
+        labels = tuple(began.get("labels", splits.labels))
+        if labels != splits.labels:
+            raise TrainingError(
+                f"{self.path}: was started with the classes {', '.join(labels)}, these are "
+                f"{', '.join(splits.labels)}; name them as they were, or start a new run"
+            )
 
     def save(self, checkpoint: Mapping[str, Any], log: Log) -> None:
         """Replace the checkpoint and the log. Raises: TrainingError where the disk refuses."""
@@ -103,7 +129,9 @@ class Run:
         except FileNotFoundError:
             raise TrainingError(f"{file}: missing; the run has saved nothing yet") from None
         except Exception as error:  # torch.load raises whatever its unpickler does
-            raise TrainingError(f"{file}: not readable: {str(error).splitlines()[0]}") from None
+            raise TrainingError(f"{file}: not readable: {first_line(error)}") from None
+        if not isinstance(loaded, dict) or not loaded.keys() >= {"model", "log", "best"}:
+            raise TrainingError(f"{file}: no checkpoint of a run")
         return loaded
 
     def _write(self, name: str, data: bytes) -> None:
@@ -120,7 +148,8 @@ class Run:
                 f"{self.path / name}: cannot be written: {error.strerror}"
             ) from None
         finally:
-            work.unlink(missing_ok=True)
+            with suppress(OSError):
+                work.unlink()
 
 
 def best_entry(log: Log) -> Mapping[str, Any]:
@@ -141,6 +170,7 @@ def describe_environment(data: Path, splits: Splits) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": str(data),
         "dataset_sha256": splits.sha256,
+        "labels": splits.labels,
         "train_images": len(splits.train),
         "validation_images": len(splits.validation),
         "train_statistics": channel_statistics(splits.train.images)._asdict(),
@@ -156,6 +186,11 @@ def describe_hardware() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
+    return describe_processor()
+
+
+def describe_processor() -> str:
+    """The CPU of this machine."""
     return f"{os.cpu_count()} cores, {_cpu_name()}"
 
 
@@ -179,9 +214,10 @@ def _library_versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
+    """The commit of this code, with `-dirty` where tracked files have changed since."""
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
             cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):  # installed, or git is not

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from convoy.bundle import Precision, Speed
 from training.measure import OnnxModel
-from training.runs import describe_hardware
+from training.runs import describe_processor
 
 BATCHES = (1, 64)
 
@@ -34,7 +34,7 @@ def measure_speed(
         Speed(
             precision=precision,
             bytes=len(graph),
-            hardware=describe_hardware(),
+            hardware=describe_processor(),
             **{f"batch_{batch}_ms": latencies[batch][index] for batch in batches},
         )
         for index, (precision, graph) in enumerate(graphs.items())

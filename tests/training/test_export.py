@@ -124,7 +124,7 @@ def test_nan_is_refused(deployed: Deployed, source: Source) -> None:
 
 def test_unfinished_run_is_not_exported(tmp_path: Path, splits: Splits, photos: Path) -> None:
     run = Run.create(tmp_path, tiny_recipe(), photos, splits)
-    run.save({"log": []}, [])
+    run.save({"model": {}, "log": [], "best": {}}, [])
     with pytest.raises(TrainingError, match="has not finished an epoch yet"):
         export(run, tmp_path / "models", photos)
     assert not (tmp_path / "models").exists()
@@ -145,3 +145,17 @@ def test_evaluate_one_split(bundle: Bundle, photos: Path) -> None:
     assert len(find_tests(bundle, photos, only="test-9")) == 1
     with pytest.raises(TrainingError, match="has no test split 'test-8', only test-9"):
         find_tests(bundle, photos, only="test-8")
+
+
+def test_a_folder_that_has_changed_has_no_test_images(tmp_path: Path, bundle: Bundle) -> None:
+    grown = write_photos(tmp_path / "grown", 20)
+    assert len(find_tests(bundle, grown)) == 1
+    write_photos(tmp_path / "more", 1, seed=9)
+    (tmp_path / "more" / "red" / "00.png").rename(grown / "red" / "00a.png")
+    with pytest.raises(TrainingError, match=r"may have been trained on; .* with --folder"):
+        find_tests(bundle, grown)
+    # Test images in a folder of their own stay what they are.
+    (tmp_path / "own").mkdir()
+    grown.rename(tmp_path / "own" / "train")
+    write_photos(tmp_path / "own" / "test", 2, seed=8)
+    assert len(find_tests(bundle, tmp_path / "own")[0]) == 6

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +11,10 @@ import pytest
 import torch
 
 from tests.training.colours import tiny_recipe
+from tests.training.stopping import full_disk
 from training.datasets import Splits
 from training.errors import TrainingError
-from training.runs import CHECKPOINT_FILE, Run
-
-
-@contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """No file grows beyond `limit` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from training.runs import CHECKPOINT_FILE, ENVIRONMENT_FILE, Run
 
 
 @pytest.fixture
@@ -34,8 +23,8 @@ def run(tmp_path: Path, splits: Splits) -> Run:
 
 
 def test_what_is_saved_is_loaded(run: Run) -> None:
-    run.save({"weights": torch.arange(3)}, [])
-    assert torch.equal(Run.open(run.path).load()["weights"], torch.arange(3))
+    run.save({"model": {"weights": torch.arange(3)}, "log": [], "best": {}}, [])
+    assert torch.equal(Run.open(run.path).load()["model"]["weights"], torch.arange(3))
     assert Run.open(run.path).recipe == run.recipe
     assert run.environment["versions"]["torch"] == torch.__version__.partition("+")[0]
 
@@ -62,6 +51,16 @@ def test_other_images_do_not_resume(run: Run, splits: Splits) -> None:
         Run.resume(run.path, run.recipe, replace(splits, sha256="0" * 64))
 
 
+def test_other_classes_do_not_resume(run: Run, splits: Splits) -> None:
+    renamed = replace(splits, labels=("blue", "green", "violet"))
+    with pytest.raises(TrainingError, match=r"with the classes blue, green, red, these are .*viol"):
+        Run.resume(run.path, run.recipe, renamed)
+    file = run.path / ENVIRONMENT_FILE
+    older = {k: v for k, v in json.loads(file.read_text()).items() if k != "labels"}
+    file.write_text(json.dumps(older))
+    Run.resume(run.path, run.recipe, renamed)
+
+
 def test_a_run_s_folder_is_not_used_twice(run: Run, splits: Splits) -> None:
     with pytest.raises(TrainingError, match="holds a run already; add --resume"):
         Run.create(run.path, run.recipe, Path("photos"), splits)
@@ -75,3 +74,26 @@ def test_folders_that_are_no_runs(tmp_path: Path, run: Run) -> None:
     (run.path / CHECKPOINT_FILE).write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: not readable"):
         run.load()
+    (run.path / CHECKPOINT_FILE).write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: not readable"):
+        run.load()
+    for foreign in ({"weights": torch.zeros(2)}, torch.zeros(2)):
+        torch.save(foreign, run.path / CHECKPOINT_FILE)
+        with pytest.raises(TrainingError, match=r"checkpoint\.pt: no checkpoint of a run"):
+            run.load()
+    (run.path / ENVIRONMENT_FILE).write_text("{}")
+    with pytest.raises(TrainingError, match=r"environment\.json: .* has no 'started'"):
+        Run.open(run.path)
+
+
+def test_a_run_s_folder_that_cannot_be_made(tmp_path: Path, splits: Splits) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        TrainingError, match=r"file/run/environment\.json: cannot be written: Not a"
+    ):
+        Run.create(tmp_path / "file" / "run", tiny_recipe(), Path("photos"), splits)
+
+
+def test_the_commit_says_whether_its_files_have_changed(run: Run) -> None:
+    commit = run.environment["git_commit"]
+    assert commit is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", commit)

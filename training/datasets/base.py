@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias, cast
@@ -63,6 +64,8 @@ class Splits:
     validation: Labelled
     sha256: str
     """Over all training images, validation included."""
+    labels: tuple[str, ...]
+    """The classes' names."""
 
 
 class Source(ABC):
@@ -95,10 +98,12 @@ def split_training(source: Source, recipe: Recipe) -> Splits:
     """Read the training images; hold a stratified share out where there is no validation set."""
     training, validation = source.training(), source.validation()
     if validation is not None:
-        return Splits(training, validation, training.sha256())
-    held, rest = stratified_split(training.labels, recipe.validation_share, recipe.seed)
+        return Splits(training, validation, training.sha256(), source.labels)
+    held, rest = stratified_split(
+        training.labels, recipe.validation_share, recipe.seed, source.labels
+    )
     validation = Labelled(training.images[held], training.labels[held])
-    return Splits(training.take(rest), validation, training.sha256())
+    return Splits(training.take(rest), validation, training.sha256(), source.labels)
 
 
 class Statistics(NamedTuple):
@@ -123,13 +128,13 @@ def channel_statistics(images: NDArray[np.uint8]) -> Statistics:
 
 
 def stratified_split(
-    labels: Targets, share: float, seed: int
+    labels: Targets, share: float, seed: int, names: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw `share` of every class, at least one image; rows of the drawn and of the rest, sorted.
 
     Of images with several labels at once, the rarest label counts as the class.
 
-    Raises: TrainingError where a class has only one image.
+    Raises: TrainingError where a class has only one image, with its name of `names`.
     """
     random = np.random.default_rng(seed)
     classes = labels if labels.ndim == 1 else rarest_label(labels)
@@ -137,8 +142,9 @@ def stratified_split(
     for label in np.unique(classes):
         rows = np.flatnonzero(classes == label)
         if len(rows) < 2 and labels.ndim == 1:
+            name = names[label] if names else label
             raise TrainingError(
-                f"class {label} has only one image left to train on: too few to split; add more"
+                f"class {name} has only one image left to train on: too few to split; add more"
             )
         count = max(1, round(share * len(rows)))
         held.append(random.permutation(rows)[: min(count, len(rows) - 1)])
