@@ -11,6 +11,7 @@ import torch
 
 from convoy.imaging import InputSpec
 from tests.training.colours import tiny_recipe, write_photos
+from tests.training.stopping import full_disk
 from training.datasets import Labelled, Source, Splits, open_source, split_training, store
 from training.datasets.base import channel_statistics
 from training.datasets.store import Rows, Store
@@ -125,3 +126,37 @@ def test_statistics_of_the_training_split_are_recorded(tmp_path: Path, splits: S
     assert recorded["std"] == pytest.approx(pixels.std(dim=(0, 1, 2)).tolist(), rel=1e-3)
     grey = Labelled(np.full((3, 4, 4, 1), 51, np.uint8), np.zeros(3, np.int64))
     assert channel_statistics(grey.images) == ([pytest.approx(0.2)], [pytest.approx(0.0)])
+
+
+def test_a_relative_path_is_the_same_folder(
+    tmp_path: Path, decoded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path / "photos", 3)
+    monkeypatch.chdir(tmp_path)
+    for root in (Path("photos"), tmp_path / "photos", Path("photos")):
+        open_source(tiny_recipe(), root).training()
+    assert len(decoded) == 9
+
+
+def test_a_store_takes_its_room_before_it_is_filled(tmp_path: Path, cache: Path) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file in files:
+        file.write_bytes(b"not an image")  # so no pixel is ever written
+    before = set(cache.iterdir())
+    Store.open(tmp_path, files, InputSpec(height=128, width=128, channels=3))
+    (array,) = set(cache.glob("*.npy")) - before
+    assert array.stat().st_blocks * 512 >= array.stat().st_size
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MEMORY_LIMIT", 1000)
+    with full_disk(1000), pytest.raises(TrainingError, match="File too large; set TMPDIR to"):
+        store.allocate((10, 16, 16, 3))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_photos(tmp_path, 4)
+    (tmp_path / "red" / "album.png").mkdir()
+    assert len(open_source(tiny_recipe(), tmp_path).training()) == 9
+    with pytest.raises(TrainingError, match=r"album\.png: Is a directory$"):
+        Store.open(tmp_path, [tmp_path / "red" / "album.png"], SPEC)

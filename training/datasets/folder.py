@@ -58,7 +58,9 @@ class Folder(Source):
         self._test = self._own(root, ("test",)) if own else None
         self.draws_test = self._test is None
         if self._test is None:
-            held, rest = stratified_split(self._training.labels, recipe.test_share, recipe.seed)
+            held, rest = stratified_split(
+                self._training.labels, recipe.test_share, recipe.seed, self.labels
+            )
             self._test = self._training.take(held)
             self._training = self._training.take(rest)
 
@@ -67,7 +69,7 @@ class Folder(Source):
         """List the files and, to skip bad ones, read them. Raises: TrainingError."""
         if not root.is_dir():
             raise TrainingError(f"{root}: no such folder; name your images' folder with --data")
-        return cls(root, recipe)
+        return cls(root.resolve(), recipe)  # its store knows files by their whole path
 
     def training(self) -> Labelled:
         """The photos of `train`, or all but the test share."""
@@ -137,13 +139,18 @@ def photo_spec(recipe: Recipe) -> InputSpec:
 
 
 def class_names(base: Path) -> tuple[str, ...]:
-    """The classes of an image folder. Raises: TrainingError where there are fewer than two."""
+    """The classes of an image folder. Raises: TrainingError where they cannot be classes."""
     names = tuple(sorted(f.name for f in base.iterdir() if f.is_dir() and f.name[0] != "."))
     if len(names) < 2:
         raise TrainingError(
             f"{base}: {len(names)} class folder{'s' * (len(names) != 1)}; "
             "there must be at least two, one per class"
         )
+    for name in names:
+        if not is_utf8(name):
+            raise TrainingError(
+                f"{base}: the class folder {name!r} is not named in UTF-8; rename it"
+            )
     return names
 
 
@@ -155,12 +162,22 @@ def list_images(base: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray
     files: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
-        found = sorted(f for f in (base / name).rglob("*") if f.suffix.lower() in SUFFIXES)
+        named = (f for f in (base / name).rglob("*") if f.suffix.lower() in SUFFIXES)
+        found = sorted(f for f in named if not f.is_dir())
         if not found:
             raise TrainingError(f"{base / name}: no images in this class; add some or remove it")
         files += found
         labels += [index] * len(found)
     return files, np.asarray(labels, np.int64)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text, not mere bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_images(files: Sequence[Path], spec: InputSpec) -> NDArray[np.uint8]:

@@ -26,6 +26,9 @@ from training.errors import TrainingError
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of decoded pixels above which they stay on disk instead of in memory."""
 
+DECODER_VERSION = 1
+"""Raised when `convoy.imaging` makes other pixels of the same file; older stores are not used."""
+
 CHUNK = 256
 """Images copied at once."""
 
@@ -82,7 +85,7 @@ class Store:
     def open(cls, base: Path, files: Sequence[Path], spec: InputSpec) -> Store:
         """Decode what the store does not hold yet. Raises: TrainingError naming a path."""
         entries = [_entry(file) for file in files]
-        name = _digest([str(base.resolve()), spec.model_dump_json()])
+        name = _digest([str(base.resolve()), spec.model_dump_json(), DECODER_VERSION])
         index = cache_folder() / f"{name}.json"
         pixels = index.with_name(f"{name}-{_digest(entries)}.npy")
         before = _read_index(index)
@@ -117,11 +120,30 @@ def cache_folder() -> Path:
 
 
 def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Room for images: in memory, or in a temporary file where they are many."""
-    if int(np.prod(shape)) <= MEMORY_LIMIT:
+    """Room for images: in memory, or in a temporary file where they are many.
+
+    Raises: TrainingError where the disk is full.
+    """
+    size = int(np.prod(shape))
+    if size <= MEMORY_LIMIT:
         return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:  # lives on, nameless, as long as the mapping does
-        return np.memmap(file, np.uint8, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile() as file:  # lives on, nameless, as long as the mapping does
+            reserve(file.fileno(), size)
+            return np.memmap(file, np.uint8, "w+", shape=shape)
+    except OSError as error:
+        raise TrainingError(
+            f"{tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a folder with room"
+        ) from None
+
+
+def reserve(file: int, size: int) -> None:
+    """Take so many bytes of disk. Raises: OSError where it is full.
+
+    A mapped file that finds no room later ends the process without a word (SIGBUS).
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        os.posix_fallocate(file, 0, size)
 
 
 def gather(pixels: NDArray[np.uint8], rows: Any) -> NDArray[np.uint8]:
@@ -149,11 +171,15 @@ def _write_pixels(
             return decode(Path(entry[0]).read_bytes(), spec)
         except ImageError as error:
             return str(error)
+        except OSError as error:
+            raise TrainingError(f"{entry[0]}: {error.strerror}") from None
 
     work = file.with_name(f".writing-{os.getpid()}-{file.name}")
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow releases the interpreter's lock
     try:
         new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
+        with work.open("r+b") as opened:
+            reserve(opened.fileno(), work.stat().st_size)
         for row, (entry, made) in enumerate(
             zip(entries, pool.map(pixels_of, entries), strict=True)
         ):
