@@ -39,6 +39,12 @@ class Batch(NamedTuple):
     weights: Tensor
     """float32 (B): each image's part in the mean loss over all processes' images."""
 
+    def split(self, parts: int) -> list[Batch]:
+        """Into so many, whose sizes differ by one at most."""
+        return [
+            Batch(*part) for part in zip(*(one.tensor_split(parts) for one in self), strict=True)
+        ]
+
 
 class Batches(Dataset[Batch]):
     """Every batch of a run by (epoch, step), both from 1."""
@@ -53,7 +59,24 @@ class Batches(Dataset[Batch]):
         self._order: tuple[int, Tensor] = (0, torch.empty(0))
 
     def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self.recipe.batch_size)
+        # Batch normalisation may not take one image alone: a last batch of one waits for an epoch
+        # whose order has that image elsewhere.
+        return max(1, math.ceil((len(self.labels) - 1) / self.recipe.batch_size))
+
+    def images_of(self, step: int) -> int:
+        """How many images the step takes, in all processes."""
+        size = self.recipe.batch_size
+        return min(size, len(self.labels) - (step - 1) * size)
+
+    def parts_of(self, step: int) -> int:
+        """In how many parts every process computes its share of the step.
+
+        Equally many in each, as they wait for each other in batch normalisation; none has over
+        one image more than those of a full batch.
+        """
+        count, full = self.images_of(step), self.images_of(1)
+        wanted = math.ceil(self.recipe.accumulation * count / full)
+        return max(1, min(wanted, count // self.team.size))
 
     def reside(self) -> None:
         """Keep all images in memory, the device's where it is the device that changes them."""
@@ -114,6 +137,11 @@ class Feed:
     def __len__(self) -> int:
         """Steps of an epoch."""
         return len(self.batches)
+
+    @property
+    def images(self) -> int:
+        """Of an epoch."""
+        return min(len(self.batches.labels), len(self) * self.batches.recipe.batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch, in order."""

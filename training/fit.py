@@ -17,6 +17,7 @@ from training.datasets.location import find_data
 from training.distributed import LostProcess, Team, contact, join, restarts, world_size
 from training.errors import TrainingError
 from training.export import export_run
+from training.feed import Batches
 from training.new_bundle import check_name, golden_files
 from training.progress import HEAD
 from training.recipe import Recipe, load_recipe
@@ -55,6 +56,7 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
             classifier.load_pretrained()
         splits = split_training(source, recipe)
     path = arguments.run or new_run_path(arguments.recipe)
+    Batches(splits.train, recipe, team)  # its errors come before there is a run's folder
     run = team.agree(
         _open_run(path, recipe, data, splits, arguments.resume) if team.leads else None
     )

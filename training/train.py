@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from training.datasets.base import Statistics
 from training.distributed import Team, without_sync
 from training.errors import TrainingError
 from training.feed import Batch, Feed, as_tensor, mixed
+from training.networks import Prepared
 from training.optimize import Average, autocast_type, make_optimizer, make_schedule, weights_of
 from training.progress import describe_epoch, progress_bar, show
 from training.recipe import Recipe
@@ -33,6 +35,9 @@ from training.tracking import tracking
 
 EVALUATION_BATCH = 256
 """Fits the caches of a desktop processor; larger ones gain nothing."""
+PREPARING_PIXELS = 5_120_000
+"""Of the images that some weights are measured on: 5,000 of 32 x 32, plenty for a covariance of
+patches."""
 CHECK_EVERY = 50
 """Steps between looks at the loss: each makes a GPU wait for the processor."""
 
@@ -140,8 +145,9 @@ def begin(run: Run, source: Source, feed: Feed, team: Team) -> State:
     model = Classifier(run.recipe, source.spec, len(source.labels))
     saved = team.agree(run.has_checkpoint())
     if not saved:
-        # 5,000 images are plenty for a covariance of patches.
-        sample = feed.batches.read(torch.randperm(len(feed.batches.labels))[:5000]).cpu()
+        pixels = PREPARING_PIXELS if isinstance(model.network, Prepared) else 0
+        count = pixels // (source.spec.height * source.spec.width)
+        sample = feed.batches.read(torch.randperm(len(feed.batches.labels))[:count]).cpu()
         model.prepare(sample, Statistics(**run.environment["train_statistics"]))
         model.load_pretrained()
     model.to(team.device)
@@ -167,7 +173,8 @@ def train_epoch(
     sums, started = torch.zeros(2), time.monotonic()
     with progress_bar(len(feed), recipe, epoch, shown=team.leads) as bar:
         for step, batch in enumerate(feed.epoch(epoch), start=1):
-            pending.append(take_step(state, network, batch, recipe, team))
+            parts = batch.split(feed.batches.parts_of(step))
+            pending.append(take_step(state, network, parts, recipe, team))
             if step % CHECK_EVERY == 0 or step == len(feed):
                 figures = team.sum(torch.stack(pending)).cpu()  # (steps, 2)
                 if bad := (~figures[:, 0].isfinite()).nonzero().flatten().tolist():
@@ -176,7 +183,7 @@ def train_epoch(
                 pending.clear()
                 bar.set_postfix(loss=f"{sums[0] / step:.3f}", refresh=False)
             bar.update()
-    seconds, images = time.monotonic() - started, len(feed.batches.labels)
+    seconds, images = time.monotonic() - started, feed.images
     return {
         "train_loss": float(sums[0]) / len(feed),
         "train_accuracy": float(sums[1]) / images,
@@ -187,14 +194,18 @@ def train_epoch(
     }
 
 
-def take_step(state: State, network: nn.Module, batch: Batch, recipe: Recipe, team: Team) -> Tensor:
-    """One step of the optimiser; returns the loss and how many images were right, (2)."""
+def take_step(
+    state: State, network: nn.Module, parts: Sequence[Batch], recipe: Recipe, team: Team
+) -> Tensor:
+    """One step of the optimiser; returns the loss and how many images were right, (2).
+
+    `parts` are of one batch, and equally many in each process.
+    """
     device, dtype = team.device, autocast_type(recipe, team.device)
     figures = torch.zeros(2, device=device)
-    parts = list(zip(*(part.chunk(recipe.accumulation) for part in batch), strict=True))
     for number, (x, y, weights) in enumerate(parts, start=1):
         with nullcontext() if number == len(parts) else without_sync(network):
-            with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            with several(), torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
                 outputs = network(x.contiguous(memory_format=torch.channels_last)).float()
             loss = (state.model.objective.losses(outputs, y) * weights).sum()
             # Processes' losses add up, but their gradients are averaged.
@@ -245,6 +256,20 @@ def diverged(what: str, epoch: int) -> TrainingError:
     return TrainingError(
         f"{what} of epoch {epoch} is not finite: lower learning_rate or set clip_norm; {stands}"
     )
+
+
+@contextmanager
+def several() -> Iterator[None]:
+    """Raises: TrainingError where batch normalisation is given too few numbers for a variance."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "batch normalisation cannot learn from one image at a time: raise batch_size, or lower "
+            "accumulation"
+        ) from None
 
 
 def as_called(model: Classifier, recipe: Recipe, team: Team) -> nn.Module:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -52,10 +55,30 @@ def test_processes_share_the_batch_of_one(splits: Splits) -> None:
 
 
 def test_processes_without_an_image_count_for_nothing(splits: Splits) -> None:
-    recipe = tiny_recipe(batch_size=44)  # leaves one image for the second step
-    shares = [Batches(splits.train, recipe, Team(rank, 2, device=CPU))[1, 2] for rank in (0, 1)]
-    assert [len(share.images) for share in shares] == [1, 1]
-    assert sorted(share.weights.item() for share in shares) == [0.0, 1.0]
+    recipe = tiny_recipe(batch_size=43)  # leaves two images for the second step
+    shares = [Batches(splits.train, recipe, Team(rank, 3, device=CPU))[1, 2] for rank in range(3)]
+    assert [len(share.images) for share in shares] == [1, 1, 1]
+    assert sorted(share.weights.item() for share in shares) == [0.0, 0.5, 0.5]
+
+
+def test_a_last_image_alone_waits_for_another_epoch(splits: Splits) -> None:
+    feed = Feed(splits.train, tiny_recipe(batch_size=11), ALONE)
+    assert [len(batch.images) for batch in feed.epoch(1)] == [11] * 4
+    assert (len(feed), feed.images) == (4, 44)
+    feed = Feed(splits.train, tiny_recipe(batch_size=43), ALONE)
+    assert (len(feed), feed.images) == (2, 45)
+    assert len(Batches(splits.train.take(np.arange(1)), tiny_recipe(), ALONE)) == 1
+
+
+@pytest.mark.parametrize(("size", "accumulation"), [(9, 4), (8, 4), (43, 5), (20, 100), (2, 4)])
+def test_processes_compute_as_many_parts(splits: Splits, size: int, accumulation: int) -> None:
+    recipe = tiny_recipe(batch_size=size, accumulation=accumulation, augmentation={})
+    team = [Batches(splits.train, recipe, Team(rank, 2, device=CPU)) for rank in (0, 1)]
+    largest = math.ceil(math.ceil(size / 2) / accumulation)
+    for step in range(1, len(team[0]) + 1):
+        parts = [one[1, step].split(one.parts_of(step)) for one in team]
+        assert len(parts[0]) == len(parts[1])
+        assert all(1 <= len(part.images) <= largest + 1 for share in parts for part in share)
 
 
 def test_classes_weigh_the_same() -> None:
@@ -77,8 +100,11 @@ def test_classes_are_drawn_equally_often() -> None:
 
 def test_recipe_balances(splits: Splits) -> None:
     labels = torch.from_numpy(splits.train.labels)
-    weighted = Batches(splits.train, tiny_recipe(class_balance="weights"), ALONE)[1, 1]
-    assert weighted.weights.sum().item() == pytest.approx(1.0)  # classes are even here
+    uneven = splits.train.take(np.flatnonzero((splits.train.labels > 0) | (np.arange(45) < 5)))
+    recipe = tiny_recipe(class_balance="weights", batch_size=35)
+    (weighted,) = Feed(uneven, recipe, ALONE).epoch(1)
+    sums = torch.zeros(3).index_add(0, weighted.labels, weighted.weights)
+    torch.testing.assert_close(sums, torch.full((3,), 1 / 3))
     sampled = Batches(splits.train, tiny_recipe(class_balance="sampling"), ALONE)
     assert len(sampled.order(1)) == len(labels)
     assert len(sampled.order(1).unique()) < len(labels)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from torchvision import models
 
 from convoy.imaging import InputSpec
 from tests.training.colours import export, tiny_recipe
+from tests.training.stopping import StoppedRun
 from training.classifier import Classifier
 from training.cli import main
 from training.datasets import Source, Splits, open_source, split_training
@@ -97,15 +96,6 @@ def test_frozen_weights_do_not_move(
     assert state.model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 
-class StoppedRun(Run):
-    """A run that is interrupted once its first epoch is saved."""
-
-    def save(self, checkpoint: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
-        super().save(checkpoint, log)
-        if log:
-            raise KeyboardInterrupt
-
-
 def test_a_run_resumed_at_the_thaw_ends_the_same(
     tmp_path: Path, donor: Path, photos32: Source, splits32: Splits
 ) -> None:
@@ -146,9 +136,13 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"no weights")
     with pytest.raises(TrainingError, match=r"bad\.pt: not readable"):
         load(file)
-    torch.save({"model": {"a": torch.zeros(1)}}, file)
-    with pytest.raises(TrainingError, match=r"bad\.pt: not a state dict"):
+    file.write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"bad\.pt: not readable"):
         load(file)
+    for other in ({"model": {"a": torch.zeros(1)}}, {3: torch.zeros(1)}):
+        torch.save(other, file)
+        with pytest.raises(TrainingError, match=r"bad\.pt: not a state dict"):
+            load(file)
 
 
 def test_the_cache_is_read_and_never_filled(

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.training.colours import tiny_recipe
+from tests.training.stopping import StoppedRun, UnbegunRun
 from training.classifier import Classifier
 from training.datasets import Source, Splits
 from training.distributed import Team
@@ -19,7 +20,7 @@ from training.errors import TrainingError
 from training.feed import Feed, as_tensor, mixed
 from training.recipe import Recipe
 from training.runs import LOG_FILE, Run, best_entry
-from training.train import make_state, out_of_patience, train, train_epoch
+from training.train import begin, make_state, out_of_patience, train, train_epoch
 
 ALONE = Team(device=torch.device("cpu"))
 PLAIN = {
@@ -28,15 +29,6 @@ PLAIN = {
     "schedule": "cosine", "precision": "fp32",
 }  # fmt: skip
 """One batch an epoch, of which the gradient is easily had."""
-
-
-class StoppedRun(Run):
-    """A run that is interrupted once its first epoch is saved."""
-
-    def save(self, checkpoint: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
-        super().save(checkpoint, log)
-        if log:
-            raise KeyboardInterrupt
 
 
 def new_run(path: Path, splits: Splits, recipe: Recipe | None = None) -> Run:
@@ -145,11 +137,15 @@ def test_a_run_can_be_resumed_before_its_first_epoch(
     tmp_path: Path, source: Source, splits: Splits
 ) -> None:
     recipe = tiny_recipe(epochs=1)
-    run = new_run(tmp_path, splits, recipe)
-    train(run, source, splits)
-    first = run.load()
-    assert [entry["epoch"] for entry in first["log"]] == [1]
-    assert train(run, source, splits).log == first["log"]
+    whole = train(new_run(tmp_path / "whole", splits, recipe), source, splits)
+    new_run(tmp_path / "parts", splits, recipe)
+    with pytest.raises(KeyboardInterrupt):
+        train(UnbegunRun.open(tmp_path / "parts"), source, splits)
+    assert Run.open(tmp_path / "parts").load()["log"] == []
+    resumed = train(Run.resume(tmp_path / "parts", recipe, splits), source, splits)
+    assert untimed(resumed.log) == untimed(whole.log)
+    for name, tensor in whole.best.items():
+        assert torch.equal(tensor, resumed.best[name]), name
 
 
 def test_patience_ends_a_run(tmp_path: Path, source: Source, splits: Splits) -> None:
@@ -196,6 +192,39 @@ def test_the_checkpoint_before_a_divergence_stands(
     ):
         train(run, source, splits)
     assert run.load()["log"] == before["log"]
+
+
+ONE_PIXEL = {"network": {"name": "fast", "widths": [4, 4, 4]}, "augmentation": {}}
+"""Maps of one pixel in the end, of which batch normalisation takes no fewer than two."""
+
+
+def test_a_last_batch_of_one_image_ends_no_run(
+    tmp_path: Path, source: Source, splits: Splits
+) -> None:
+    recipe = tiny_recipe(**ONE_PIXEL, batch_size=22, epochs=1)
+    (entry,) = train(new_run(tmp_path, splits, recipe), source, splits).log
+    assert round(entry["train_accuracy"] * 44, 6).is_integer()
+
+
+def test_one_image_a_step_is_refused_in_a_line(
+    tmp_path: Path, source: Source, splits: Splits
+) -> None:
+    recipe = tiny_recipe(**ONE_PIXEL, batch_size=1)
+    with pytest.raises(TrainingError, match="one image at a time: raise batch_size"):
+        train(new_run(tmp_path, splits, recipe), source, splits)
+
+
+def test_weights_are_measured_on_few_pixels(
+    tmp_path: Path, source: Source, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Size] = []
+    monkeypatch.setattr("training.train.PREPARING_PIXELS", 10 * 16 * 16)
+    monkeypatch.setattr(Classifier, "prepare", lambda model, images, _: seen.append(images.shape))
+    for network in ("fast", "cnn"):
+        recipe = tiny_recipe(network={"name": network})
+        run = new_run(tmp_path / network, splits, recipe)
+        begin(run, source, Feed(splits.train, recipe, ALONE), ALONE)
+    assert seen == [(10, 3, 16, 16), (0, 3, 16, 16)]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torchvision import models
 
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 
 SMALLEST_SIDE = 32
 """Pixels; five times halved, they leave the last maps a place."""
@@ -128,8 +128,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise TrainingError(f"{file}: {error.strerror}; network.weights names it") from None
     except Exception as error:  # torch.load raises whatever its unpickler does
-        raise TrainingError(f"{file}: not readable: {str(error).splitlines()[0]}") from None
-    if not isinstance(loaded, dict) or not all(torch.is_tensor(one) for one in loaded.values()):
+        raise TrainingError(f"{file}: not readable: {first_line(error)}") from None
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and torch.is_tensor(one) for name, one in loaded.items()
+    ):
         raise TrainingError(f"{file}: not a state dict, which holds weights by name alone")
     return loaded
 
