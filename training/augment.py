@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from training.errors import TrainingError
 from training.recipe import Augmentation
 
 GREY = 127
@@ -68,9 +69,8 @@ class RandomShift:
         """uint8 (B, C, H, W) to the same."""
         count, _, height, width = images.shape
         padded = F.pad(images, (self.padding,) * 4, mode="reflect")
-        windows = padded.unfold(2, height, 1).unfold(
-            3, width, 1
-        )  # (B, C, 2P+1, 2P+1, H, W), a view
+        # (B, C, 2P+1, 2P+1, H, W), a view
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
         down, right = (numbers * (2 * self.padding + 1)).long().unbind(dim=1)
         return windows[torch.arange(count, device=images.device), :, down, right]
 
@@ -137,7 +137,10 @@ class Augment:
 
 
 def make_augmentation(settings: Augmentation, height: int, width: int) -> Augment:
-    """The recipe's changes in a fixed order: shape, colour, compression, what is hidden."""
+    """The recipe's changes in a fixed order: shape, colour, compression, what is hidden.
+
+    Raises: TrainingError where the images are too small for one.
+    """
     changes: list[Change] = []
     if settings.resize_scale < 1.0:
         scale = (settings.resize_scale, 1.0)
@@ -145,6 +148,11 @@ def make_augmentation(settings: Augmentation, height: int, width: int) -> Augmen
     if settings.rotation > 0.0:
         bilinear = v2.InterpolationMode.BILINEAR
         changes.append(Each(v2.RandomRotation(settings.rotation, interpolation=bilinear)))
+    if settings.crop_padding >= min(height, width):
+        raise TrainingError(
+            f"augmentation.crop_padding: images of {height} x {width} have no "
+            f"{settings.crop_padding} pixels to mirror at the border"
+        )
     if settings.crop_padding > 0:
         changes.append(RandomShift(settings.crop_padding))
     if settings.flip:
@@ -153,7 +161,7 @@ def make_augmentation(settings: Augmentation, height: int, width: int) -> Augmen
         change = settings.color_jitter
         changes.append(Each(v2.ColorJitter(change, change, change, settings.hue_jitter)))
     if settings.grayscale > 0.0:
-        changes.append(Each(v2.Grayscale(num_output_channels=3), settings.grayscale))
+        changes.append(Each(v2.RandomGrayscale(p=1.0), settings.grayscale))
     if settings.jpeg > 0.0:
         changes.append(Each(v2.JPEG(settings.jpeg_quality), settings.jpeg))
     if settings.cutout > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,10 +46,20 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("new", type=Path, help="the bundle that may replace it")
     _add_tests(parser)
     parser.add_argument(
-        "--min-gain", type=float, metavar="POINTS",
+        "--min-gain", type=_points, metavar="POINTS",
         help="exit with 1 unless the new one's accuracy is higher by so many percentage points",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _points(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = math.nan
+    if not math.isfinite(points):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of points")
+    return points
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -64,7 +64,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on with the run of --run")
     parser.add_argument(
-        "--workers", type=int, metavar="N",
+        "--workers", type=_whole, metavar="N",
         help="processes that prepare batches (default: none where the images fit into memory)",
     )  # fmt: skip
     parser.add_argument("--download", action="store_true", help="fetch the data set if missing")
@@ -84,7 +84,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     _add_outputs(parser)
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "int8"), default="fp32",
-        help="arithmetic of the network: fp16 halves the file, int8 quarters it and its time",
+        help="arithmetic of the network: fp16 halves the file, int8 quarters it and is faster",
     )  # fmt: skip
 
 
@@ -131,8 +131,14 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    if not (count := _whole(text)):
+        raise argparse.ArgumentTypeError("there must be at least 1")
+    return count
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
     return int(text)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from convoy.bundle import LOG_FILE
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 from training.metrics import describe_share, share_interval
-from training.runs import ENVIRONMENT_FILE, RECIPE_FILE, best_entry
+from training.progress import show
+from training.runs import ENVIRONMENT_FILE, RECIPE_FILE, Log, best_entry
 
 HEAD = (
     "run", "started", "recipe", "network", "epochs", "of", "best", "accuracy", "loss",
@@ -34,7 +35,12 @@ def list_runs(folder: Path, *, sort: str = "started") -> list[Row]:
         raise TrainingError(f"--sort {sort}: no such column, only {', '.join(HEAD)}")
     if not folder.is_dir():
         raise TrainingError(f"{folder}: no such folder; name the one that holds your runs")
-    rows = [describe_run(file.parent) for file in sorted(folder.glob(f"*/{RECIPE_FILE}"))]
+    rows = []
+    for file in sorted(folder.glob(f"*/{RECIPE_FILE}")):
+        try:
+            rows.append(describe_run(file.parent))
+        except TrainingError as error:
+            show(f"convoy-train: left out {error}")
     if not rows:
         raise TrainingError(f"{folder}: no runs in it; convoy-train fit makes one")
     reached = [row for row in rows if row[sort] is not None]
@@ -43,9 +49,16 @@ def list_runs(folder: Path, *, sort: str = "started") -> list[Row]:
 
 
 def describe_run(path: Path) -> Row:
-    """A run's figures. Raises: TrainingError naming the file that cannot be read."""
+    """A run's figures. Raises: TrainingError where the folder is no whole run's."""
     recipe, environment = (_read(path / name) for name in (RECIPE_FILE, ENVIRONMENT_FILE))
     log = _read_lines(path / LOG_FILE)
+    try:
+        return _row(path, recipe, environment, log)
+    except (KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: no run's folder: {first_line(error)}") from None
+
+
+def _row(path: Path, recipe: Row, environment: Row, log: Log) -> Row:
     best = best_entry(log) if log else {}
     accuracy, images = best.get("validation_accuracy"), environment["validation_images"]
     seconds = sum(entry["seconds"] for entry in log)

@@ -163,19 +163,18 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
     Raises: TrainingError naming the file and the key.
     """
-    path = SHIPPED / f"{name}.toml"
-    if not path.is_file():
-        path = Path(name)
+    shipped = {file.stem: file for file in SHIPPED.glob("*.toml")}
+    path = shipped.get(name, Path(name))
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
+        names = ", ".join(sorted(shipped))
         raise TrainingError(
-            f"no recipe {name!r}: give the path of a TOML file or one of {shipped}"
+            f"no recipe {name!r}: give the path of a TOML file or one of {names}"
         ) from None
     except OSError as error:
         raise TrainingError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # TOML's and UTF-8's errors alike
+    except (ValueError, RecursionError) as error:  # TOML's and UTF-8's errors, and [[[[ without end
         raise TrainingError(f"{path}: not a TOML file: {error}") from None
     for override in overrides:
         _apply(values, override)
@@ -219,7 +218,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise TrainingError(f"--set {override}: write key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text  # a bare word is meant as a string
     *tables, last = key.split(".")
     for table in tables:

@@ -29,13 +29,23 @@ class Tracker:
         self._writer = writer
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Write an epoch's figures where TensorBoard finds them at once."""
+        """Write an epoch's figures where TensorBoard finds them at once. Raises: TrainingError."""
         if self._writer is None:
             return
-        for key, value in entry.items():
-            if key != "epoch":
-                self._writer.add_scalar(scalar_name(key), value, entry["epoch"])
-        self._writer.flush()
+        with writing(self._writer.log_dir):
+            for key, value in entry.items():
+                if key != "epoch":
+                    self._writer.add_scalar(scalar_name(key), value, entry["epoch"])
+            self._writer.flush()
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Raises: TrainingError where the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"{path}: {error.strerror}") from None
 
 
 @contextmanager
@@ -52,18 +62,17 @@ def tracking(path: Path, recipe: Recipe, log: Log, *, writes: bool = True) -> It
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    try:
+    with writing(path / EVENTS_FOLDER):
         # What an interrupted run wrote after its checkpoint is no part of the one that goes on.
         writer = SummaryWriter(path / EVENTS_FOLDER, purge_step=len(log) + 1)
         if not log:
             text = json.dumps(recipe.model_dump(mode="json"), indent=2)
             writer.add_text("recipe", f"```\n{text}\n```")
-    except OSError as error:
-        raise TrainingError(f"{path / EVENTS_FOLDER}: {error.strerror}") from None
     try:
         yield Tracker(writer)
     finally:
-        writer.close()
+        with writing(path / EVENTS_FOLDER):
+            writer.close()
         if log:
             draw_curves(log, path / CURVES_FILE)
 

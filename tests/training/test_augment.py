@@ -83,3 +83,9 @@ def test_cutout_hides_a_square_that_may_leave_the_image() -> None:
     assert (middle == GREY).sum() == 3 * 16
     assert (corner[:, :2, 9:] == GREY).all()
     assert (corner == GREY).sum() == 3 * 6
+
+
+def test_grey_images_stay_as_they_are() -> None:
+    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    augment = make_augmentation(Augmentation(grayscale=0.5), 8, 8)
+    assert torch.equal(augment(images, augment.draw(4)), images)

@@ -65,13 +65,36 @@ def test_a_mistake_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_network_is_checked_before_anything_is_written(
-    tmp_path: Path, recipe: str, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fit", "mnist-cnn", "--workers", "-1"],
+        ["compare", "one", "other", "--min-gain", "nan"],
+        ["compare", "one", "other", "--min-gain", "abc"],
+    ],
+)
+def test_numbers_that_are_none(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert f"argument {arguments[-2]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("network.filter=[8]", "did you mean 'filters'?"),
+        ("augmentation.crop_padding=16", "no 16 pixels to mirror"),
+    ],
+)
+def test_a_recipe_is_checked_before_anything_is_written(
+    tmp_path: Path, recipe: str, photos: Path, change: str, message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     run = tmp_path / "run"
-    options = ["--data", str(photos), "--run", str(run), "--set", "network.filter=[8]"]
+    options = ["--data", str(photos), "--run", str(run), "--set", change]
     assert main(["fit", recipe, *options]) == 2
-    assert "did you mean 'filters'?" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not run.exists()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.training.colours import tiny_recipe, write_photos
+from tests.training.sources import write_source
 from training.datasets import open_source, split_training
 from training.datasets.base import stratified_split
 from training.datasets.cifar10 import BINARY, LOSSLESS_1000, PICKLE
@@ -134,6 +135,47 @@ def test_folder_bad_input(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "dog").mkdir()
     with pytest.raises(TrainingError, match=r"cat: no images in this class"):
         open_source(recipe, tmp_path)
+    (tmp_path / "cat").rename(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(TrainingError, match=r"class folder 'caf\\udce9' is not named in UTF-8"):
+        open_source(recipe, tmp_path)
+
+
+def test_a_class_of_one_image_is_named(tmp_path: Path) -> None:
+    write_photos(tmp_path, 3)
+    for number in (1, 2):
+        (tmp_path / "green" / f"{number:02}.png").unlink()
+    with pytest.raises(TrainingError, match="class green has only one image left"):
+        open_source(tiny_recipe(), tmp_path)
+
+
+def test_damaged_mnist_is_one_line(tmp_path: Path) -> None:
+    mnist = load_recipe("mnist-cnn")
+    write_source(mnist, tmp_path / "data")
+    for file in (tmp_path / "data" / "MNIST" / "raw").iterdir():
+        file.write_bytes(b"garbage garbage garbage")
+    with pytest.raises(TrainingError, match="MNIST: cannot be read: ") as caught:
+        open_source(mnist, tmp_path / "data").training()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_class_of_cifar10_is_refused(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    file = tmp_path / "binary" / BINARY / "data_batch_3.bin"
+    file.write_bytes(bytes([200]) + file.read_bytes()[1:])
+    with pytest.raises(TrainingError, match=r"data_batch_3\.bin: has an image of class 200"):
+        open_source(CIFAR10, tmp_path / "binary").training()
+    file = tmp_path / "pickle" / PICKLE / "data_batch_3"
+    file.write_bytes(pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [200]}))
+    with pytest.raises(TrainingError, match=r"data_batch_3: .* image of class 200"):
+        open_source(CIFAR10, tmp_path / "pickle").training()
+
+
+def test_a_download_without_a_network_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.url", "http://127.0.0.1:9/cifar.tar.gz")
+    with pytest.raises(TrainingError, match=r"cannot fetch CIFAR-10: .*refused"):
+        open_source(CIFAR10, tmp_path, download=True)
 
 
 def test_classes_must_be_the_same_in_every_split(tmp_path: Path) -> None:

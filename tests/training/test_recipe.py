@@ -50,6 +50,7 @@ def test_overrides(tmp_path: Path) -> None:
         ("[augmentation]\njpeg_quality = [90, 60]", "jpeg_quality must be [lowest, highest]"),
         ('objective = "multi-label"', "objective 'multi-label' needs source 'table' or 'garments'"),
         ("epochs = ", "not a TOML file"),
+        ("epochs = " + "[" * 3000, "not a TOML file"),
     ],
 )
 def test_bad_recipe_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -67,9 +68,14 @@ def test_missing_recipe_lists_the_shipped_ones() -> None:
         load_recipe("nope")
 
 
-@pytest.mark.parametrize("override", ["epochs", "=3", "name.x=3"])
+def test_a_name_too_long_for_a_file_is_one_line() -> None:
+    with pytest.raises(TrainingError, match="File name too long"):
+        load_recipe("x" * 300)
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "name.x=3", "epochs=" + "[" * 3000])
 def test_bad_override(override: str) -> None:
-    with pytest.raises(TrainingError, match="--set"):
+    with pytest.raises(TrainingError, match=r"--set|epochs: Input should be"):
         load_recipe("mnist-cnn", [override])
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training.colours import tiny_recipe
+from tests.training.stopping import full_disk
 from training.cli import main
 from training.datasets import Source, Splits
 from training.errors import TrainingError
@@ -117,5 +118,31 @@ def test_what_cannot_be_listed(tmp_path: Path, runs: Path) -> None:
         list_runs(runs, sort="size")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "recipe.json").write_text("{")
-    with pytest.raises(TrainingError, match=r"recipe\.json: not readable"):
+    with pytest.raises(TrainingError, match="no runs in it"):
         list_runs(tmp_path)
+
+
+def test_a_folder_that_is_no_whole_run_is_left_out(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    for name in ("foreign", "half"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.json").write_text("{}")
+    (tmp_path / "foreign" / "environment.json").write_text("{}")
+    assert {row["run"] for row in list_runs(tmp_path)} == {"done", "begun"}
+    foreign, half = capsys.readouterr().err.splitlines()
+    assert foreign.startswith(f"convoy-train: left out {tmp_path / 'foreign'}: no run's folder")
+    assert half.startswith(f"convoy-train: left out {tmp_path / 'half' / 'environment.json'}: not")
+
+
+# TensorBoard's thread shows its error too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_disk_that_fills_up_is_one_line(tmp_path: Path) -> None:
+    def write() -> None:
+        with tracking(tmp_path, tiny_recipe(), []) as tracker, full_disk(2000):
+            for epoch in range(1, 100):
+                tracker.add({"epoch": epoch, **ENTRY})
+
+    with pytest.raises(TrainingError, match="tensorboard: File too large"):
+        write()

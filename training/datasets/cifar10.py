@@ -12,13 +12,14 @@ import numpy as np
 from convoy.imaging import InputSpec
 from training.datasets.base import Labelled, Source, Split
 from training.datasets.folder import list_images, read_images
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 from training.recipe import Recipe
 
 BINARY, PICKLE = "cifar-10-batches-bin", "cifar-10-batches-py"
 LOSSLESS_1000 = "cifar10-test-lossless-1000.bin"
 JPEG = "test-jpeg"
 
+CLASSES = 10
 RECORD = 1 + 3 * 32 * 32
 """Bytes of an image in the binary version: the label, then planes of red, green and blue."""
 
@@ -47,7 +48,10 @@ class Cifar10(Source):
             )
         from torchvision.datasets import CIFAR10
 
-        CIFAR10(root, download=True)
+        try:
+            CIFAR10(root, download=True)
+        except (OSError, RuntimeError) as error:
+            raise TrainingError(f"{root}: cannot fetch CIFAR-10: {first_line(error)}") from None
         return cls(root)
 
     def training(self) -> Labelled:
@@ -88,6 +92,8 @@ def read_records(files: Sequence[Path]) -> Labelled:
             raise TrainingError(f"{file}: {error.strerror}") from None
         if data.size == 0 or data.size % RECORD:
             raise TrainingError(f"{file}: {data.size} bytes are no whole number of CIFAR-10 images")
+        if (label := data[::RECORD].max()) >= CLASSES:
+            raise TrainingError(f"{file}: has an image of class {label}, CIFAR-10 has {CLASSES}")
         parts.append(data.reshape(-1, RECORD))
     records = np.concatenate(parts)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -103,6 +109,8 @@ def read_pickles(files: Sequence[Path]) -> Labelled:
                 batch = _Unpickler(opened, encoding="bytes").load()
             parts.append(batch[b"data"].reshape(-1, 3, 32, 32))
             labels += batch[b"labels"]
+            if (label := max(batch[b"labels"])) >= CLASSES:
+                raise ValueError(f"has an image of class {label}")
         except OSError as error:
             raise TrainingError(f"{file}: {error.strerror}") from None
         except Exception as error:  # a broken pickle raises nearly anything

@@ -9,7 +9,7 @@ import numpy as np
 
 from convoy.imaging import InputSpec
 from training.datasets.base import Labelled, Source, Split
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 from training.recipe import Recipe
 
 
@@ -54,9 +54,9 @@ class Mnist(Source):
 
         try:
             read = getattr(datasets, self.reader)(self.root, train=train, download=download)
-        except (RuntimeError, ValueError, OSError) as error:
-            text = str(error).splitlines()[0]
-            raise TrainingError(f"{self.root / self.reader}: {text}") from None
+        except Exception as error:  # of a damaged file, the reader raises whatever it stumbles on
+            text = first_line(error)
+            raise TrainingError(f"{self.root / self.reader}: cannot be read: {text}") from None
         return Labelled(read.data.numpy()[..., None], read.targets.numpy().astype(np.int64))
 
 
