@@ -71,6 +71,6 @@ def draw(sheet: NDArray[np.uint8], titles: list[str]) -> Figure:
         axis.imshow(sheet[row, column], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_axis_off()
         if column == 0:
-            axis.set_title(titles[row], fontsize=8)
+            axis.set_title(titles[row], fontsize=8, parse_math=False)  # "$" is a dollar sign
     figure.axes[1].set_title("augmented", fontsize=8, color="grey")
     return figure

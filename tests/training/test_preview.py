@@ -11,7 +11,7 @@ from PIL import Image
 from tests.training.colours import tiny_recipe
 from training.cli import main
 from training.datasets import Source
-from training.preview import augmented, names, write_preview
+from training.preview import augmented, draw, names, write_preview
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
 
@@ -45,3 +45,8 @@ def test_preview_command(tmp_path: Path, data: Path, capsys: pytest.CaptureFixtu
         assert sheet.width > sheet.height
     assert main(["preview", "mnist-cnn", *options, "--out", str(tmp_path / "no" / "x.png")]) == 2
     assert "x.png: cannot be written: No such file" in capsys.readouterr().err
+
+
+def test_dollar_signs_are_no_formula(tmp_path: Path) -> None:
+    figure = draw(augmented(PIXELS, tiny_recipe(), 1), ["a$_$b", "$"])
+    figure.savefig(tmp_path / "sheet.png", format="png")

@@ -23,6 +23,7 @@ from training.recipe import SHIPPED, load_recipe, parse_recipe
 from training.report.explain import first_filters, occlusion, strongest_images
 from training.report.graph import Graph
 from training.report.mistakes import confident_mistakes, frequent_confusions
+from training.report.plots import confusion
 from training.report.recipes import to_toml
 from training.runs import Run
 from training.train import train
@@ -193,6 +194,12 @@ def test_classes_most_often_mixed_up(bundle: Bundle) -> None:
         ("red", "blue", 4, 0.5),
         ("blue", "green", 1, 0.25),
     ]
+
+
+def test_dollar_signs_are_no_formula(bundle: Bundle) -> None:
+    drawing = confusion(("a$_$b", "$x^2$", "c"), bundle.manifest.quality[0])
+    assert "a$_$b" in drawing
+    assert "$x^2$" in drawing
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in SHIPPED.glob("*.toml")))

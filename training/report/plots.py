@@ -55,8 +55,10 @@ def confusion(labels: Sequence[str], quality: Quality) -> str:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     ticks = range(len(labels))
-    axis.set_xticks(ticks, labels, rotation=60, ha="right", rotation_mode="anchor")
-    axis.set_yticks(ticks, labels)
+    # Between two dollar signs, matplotlib would set a formula.
+    plain = {"parse_math": False}
+    axis.set_xticks(ticks, labels, rotation=60, ha="right", rotation_mode="anchor", **plain)
+    axis.set_yticks(ticks, labels, **plain)
     axis.set(xlabel="predicted", ylabel="right")
     if len(labels) <= 20:
         for row, column in np.ndindex(*counts.shape):
