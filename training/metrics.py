@@ -61,9 +61,11 @@ def decide(
     return labels[:, None] == classes, best[:, None] == classes
 
 
-def share_right(labels: Labels, probabilities: Probabilities) -> float:
+def share_right(
+    labels: Labels, probabilities: Probabilities, thresholds: Sequence[float] | None = None
+) -> float:
     """Share of images that are classified right."""
-    truth, given = decide(labels, probabilities)
+    truth, given = decide(labels, probabilities, thresholds)
     return float((truth == given).all(axis=1).mean())
 
 
