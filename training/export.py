@@ -36,7 +36,7 @@ from training.new_bundle import check_name, make_golden, next_version
 from training.precision import LIMITS, calibration_images, convert, require_as_good
 from training.recipe import Recipe
 from training.report import render_report
-from training.runs import Log, Run
+from training.runs import Log, Run, best_entry
 from training.speed import measure_speed
 from training.temperature import fit_temperature
 from training.thresholds import choose_thresholds
@@ -50,6 +50,10 @@ PARITY_BATCHES = (1, 7, 64)
 MAX_DIFFERENCE = 1e-4
 """Between PyTorch's and ONNX Runtime's probabilities."""
 MAX_ACCURACY_DIFFERENCE = 0.001
+MAX_LOSS = 1000.0
+"""Of an image, in nats. A guess costs ln K, 7 for 1,000 classes: only weights that have run away
+make a network over a hundred times as sure of what is wrong. Early epochs may pass through such
+losses and recover, so it is the epoch to export that is held to it."""
 
 
 class Deployed(nn.Module):
@@ -107,12 +111,14 @@ def export_run(
     another precision; BundleError.
     """
     name = check_name(name or run.recipe.name)
+    run.require_same_data(splits)
     log, deployed = restore(run, source)
     deployed.calibrate(run.recipe, splits.validation)
     tests = source.tests()
     fp32 = to_onnx(deployed, source.spec)
     require_parity(deployed, fp32, tests)
-    graph, measured = in_precision(precision, fp32, tests, splits.train, run.recipe.seed)
+    samples = calibration_images(splits.train, run.recipe.seed)
+    graph, measured = in_precision(precision, fp32, tests, samples, deployed.thresholds)
     speed = measure_speed({precision: graph, "fp32": fp32}, tests[0].images)
 
     manifest = _manifest(run, log, source, deployed, name, next_version(models, name), precision)
@@ -129,10 +135,16 @@ def export_run(
 
 
 def restore(run: Run, source: Source) -> tuple[Log, Deployed]:
-    """The log and the network of a run's best epoch. Raises: TrainingError where there is none."""
+    """The log and the network of a run's best epoch. Raises: TrainingError where none is of use."""
     checkpoint = run.load()
     if not checkpoint["log"]:
         raise TrainingError(f"{run.path}: has not finished an epoch yet; resume it first")
+    best = best_entry(checkpoint["log"])
+    if best["validation_loss"] > MAX_LOSS:
+        raise TrainingError(
+            f"export refused: {run.path} has diverged, its best epoch's validation loss is "
+            f"{best['validation_loss']:.2g}; train with a lower learning_rate, or set clip_norm"
+        )
     classifier = Classifier(run.recipe, source.spec, len(source.labels))
     classifier.load_state_dict(checkpoint["best"])
     return checkpoint["log"], Deployed(classifier).eval()
@@ -176,7 +188,7 @@ def require_parity(deployed: Deployed, graph: bytes, tests: Sequence[Split]) -> 
             )
     for split in tests:
         theirs, ours = (
-            share_right(split.labels, answer(split.images))
+            share_right(split.labels, answer(split.images), deployed.thresholds)
             for answer in (model.predict, deployed.predict)
         )
         if abs(theirs - ours) > MAX_ACCURACY_DIFFERENCE:
@@ -188,19 +200,25 @@ def require_parity(deployed: Deployed, graph: bytes, tests: Sequence[Split]) -> 
 
 
 def in_precision(
-    precision: Precision, fp32: bytes, tests: Sequence[Split], training: Labelled, seed: int
+    precision: Precision,
+    fp32: bytes,
+    tests: Sequence[Split],
+    samples: NDArray[np.uint8],
+    thresholds: Sequence[float] | None,
 ) -> tuple[bytes, list[Answered]]:
     """The graph in a precision, with its answers to the tests.
+
+    `samples` are training images that tell a quantiser the ranges of values.
 
     Raises: TrainingError where it loses too much against fp32.
     """
     reference = OnnxModel(fp32)
     if precision == "fp32":
         return fp32, [(split, reference.predict(split.images)) for split in tests]
-    graph = convert(precision, fp32, calibration_images(training, seed))
+    graph = convert(precision, fp32, samples)
     model = OnnxModel(graph)
     measured = [(split, model.predict(split.images)) for split in tests]
-    require_as_good(precision, model, measured, reference)
+    require_as_good(precision, model, measured, reference, thresholds)
     return graph, measured
 
 

@@ -164,6 +164,7 @@ def require_as_good(
     model: OnnxModel,
     measured: Sequence[Answered],
     fp32: OnnxModel,
+    thresholds: Sequence[float] | None = None,
 ) -> None:
     """Hold a variant and its answers to the test splits against the fp32 graph.
 
@@ -178,8 +179,8 @@ def require_as_good(
         )
     allowed = LIMITS[precision].accuracy_loss
     for split, answer in measured:
-        before = share_right(split.labels, fp32.predict(split.images))
-        after = share_right(split.labels, answer)
+        before = share_right(split.labels, fp32.predict(split.images), thresholds)
+        after = share_right(split.labels, answer, thresholds)
         if before - after > allowed + 1e-9:  # they are shares of whole images
             raise TrainingError(
                 f"export refused: on {split.name}, {precision} is "

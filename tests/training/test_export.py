@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +160,23 @@ def test_a_folder_that_has_changed_has_no_test_images(tmp_path: Path, bundle: Bu
     grown.rename(tmp_path / "own" / "train")
     write_photos(tmp_path / "own" / "test", 2, seed=8)
     assert len(find_tests(bundle, tmp_path / "own")[0]) == 6
+
+
+def test_other_images_are_not_the_run_s(tmp_path: Path, finished: Run, photos: Path) -> None:
+    other = write_photos(tmp_path / "other", 20, seed=9)
+    with pytest.raises(TrainingError, match="was started on other images; give the same by --dat"):
+        export(finished, tmp_path / "models", other)
+    with pytest.raises(TrainingError, match="'a b' cannot be a bundle's name"):
+        export(finished, tmp_path / "models", photos, name="a b")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_run_that_has_diverged_is_refused(tmp_path: Path, finished: Run, photos: Path) -> None:
+    checkpoint = finished.load()
+    for entry in checkpoint["log"]:
+        entry["validation_loss"] = 4e16
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    run.save(checkpoint, checkpoint["log"])
+    with pytest.raises(TrainingError, match=r"export refused: .*run has diverged.* is 4e\+16; tr"):
+        export(run, tmp_path / "models", photos)

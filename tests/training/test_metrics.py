@@ -14,6 +14,7 @@ from training.metrics import (
     describe_share,
     per_class,
     roc_auc,
+    share_right,
     top_accuracy,
     wilson_interval,
 )
@@ -114,3 +115,11 @@ def test_a_share_is_printed_with_its_interval() -> None:
 
 def test_top_one_is_the_accuracy() -> None:
     assert top_accuracy(LABELS, SCORES, 1) == (SCORES.argmax(axis=1) == LABELS).mean()
+
+
+def test_share_right_is_by_the_labels_own_thresholds() -> None:
+    labels = np.array([[1, 0], [0, 1]], np.uint8)
+    probabilities = np.array([[0.4, 0.1], [0.2, 0.7]], np.float32)
+    assert share_right(labels, probabilities) == 0.5
+    assert share_right(labels, probabilities, (0.3, 0.5)) == 1.0
+    assert share_right(labels, probabilities, (0.3, 0.05)) == 0.5
