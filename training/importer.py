@@ -140,6 +140,9 @@ def _check_input(foreign: Foreign, before: Preprocessing) -> None:
             f"takes images of {sides}, but --size and --layout {before.layout} "
             f"say {' x '.join(map(str, given))}"
         )
+    plain = Preprocessing(before.spec, before.layout, before.bgr)
+    if foreign.takes_pixels and before != plain:
+        raise foreign.refuse("takes pixels as they are: leave --scale, --mean and --std out")
 
 
 def _manifest(

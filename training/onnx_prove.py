@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convoy.bundle import Precision
+from training.errors import first_line
 from training.measure import OnnxModel
 from training.metrics import Probabilities
 from training.onnx_wrap import Ending, Foreign, Preprocessing, wrap
@@ -47,11 +48,11 @@ def run_by_hand(foreign: Foreign, before: Preprocessing, images: Images) -> Prob
 
     Raises: TrainingError where it does not run, or gives no row of scores.
     """
-    from onnx import TensorProto, helper
+    from onnx import helper
 
     session = _session(foreign)
     kind = helper.tensor_dtype_to_np_dtype(foreign.input_type)
-    if foreign.input_type == TensorProto.UINT8:
+    if foreign.takes_pixels:
         fed = images[..., ::-1] if before.bgr else images
         fed = fed.transpose(0, 3, 1, 2) if before.layout == "nchw" else fed
     else:
@@ -63,7 +64,7 @@ def run_by_hand(foreign: Foreign, before: Preprocessing, images: Images) -> Prob
         try:
             (scores,) = session.run([foreign.output], {foreign.input: batch})
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
-            raise foreign.refuse(f"does not run on {before.shape}: {_line(error)}") from None
+            raise foreign.refuse(f"does not run on {before.shape}: {first_line(error)}") from None
         if scores.ndim < 2 or scores.shape[0] != len(batch) or scores[0].size != scores.shape[1]:
             raise foreign.refuse(f"gives an output of shape {scores.shape}, not a row of scores")
         rows.append(scores[0].reshape(-1).astype(np.float32))
@@ -122,7 +123,7 @@ def _try(
     try:
         wrapped = wrap(foreign, before, ending, dynamic=dynamic)
     except Exception as error:  # of ONNX's converter and checker
-        raise foreign.refuse(f"cannot be wrapped: {_line(error)}") from None
+        raise foreign.refuse(f"cannot be wrapped: {first_line(error)}") from None
     try:
         model = OnnxModel(wrapped.SerializeToString())
         if dynamic and len(model(images[:2])) != 2:
@@ -154,8 +155,4 @@ def _session(foreign: Foreign) -> Any:
             foreign.path, options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
-        raise foreign.refuse(f"ONNX Runtime cannot load it: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise foreign.refuse(f"ONNX Runtime cannot load it: {first_line(error)}") from None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from convoy.bundle import INPUT_NAME, OUTPUT_NAME
 from convoy.imaging import InputSpec
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -69,6 +69,13 @@ class Foreign:
     """Four sides; None where the file leaves one open."""
     output: str
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether its input is uint8, which is neither scaled nor shifted before it."""
+        from onnx import TensorProto
+
+        return self.input_type == int(TensorProto.UINT8)
+
     def refuse(self, reason: str) -> TrainingError:
         """An error that names the file."""
         return TrainingError(f"{self.path}: {reason}")
@@ -84,7 +91,7 @@ def read_foreign(path: Path, output: str | None = None) -> Foreign:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the checker raises several types, none of them common
-        raise TrainingError(f"{path}: no valid ONNX model: {_line(error)}") from None
+        raise TrainingError(f"{path}: no valid ONNX model: {first_line(error)}") from None
     return _signature(path, model, output)
 
 
@@ -102,7 +109,7 @@ def _parse(path: Path) -> ModelProto:
     except OSError as error:
         raise TrainingError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # protobuf's, and ONNX's own for weights in other files
-        raise TrainingError(f"{path}: not an ONNX file: {_line(error)}") from None
+        raise TrainingError(f"{path}: not an ONNX file: {first_line(error)}") from None
     if not model.graph.node:
         raise TrainingError(f"{path}: not an ONNX file: it holds no network")
     return model
@@ -153,12 +160,8 @@ def wrap(foreign: Foreign, before: Preprocessing, ending: Ending, *, dynamic: bo
         INPUT_NAME, TensorProto.UINT8, [rows, *before.spec.shape]
     )
     answer = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [rows, None])
-    for field in (
-        "node",
-        "input",
-        "output",
-        "value_info",
-    ):  # inferred shapes held for the old batch
+    # Inferred shapes, of `value_info`, held for the old batch.
+    for field in ("node", "input", "output", "value_info"):
         del getattr(graph, field)[:]
     graph.node.extend(nodes)
     graph.input.append(images)
@@ -262,8 +265,3 @@ def _tensor(values: NDArray[np.generic], name: str) -> object:
     from onnx import numpy_helper
 
     return numpy_helper.from_array(values, name)
-
-
-def _line(error: Exception) -> str:
-    """The first line of a foreign library's error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -191,7 +191,9 @@ def mean_colours(first: str = "x", *, axes: tuple[int, int] = (1, 2)) -> list[on
     ]
 
 
-def test_uint8_nhwc_and_one_output_of_two(tmp_path: Path) -> None:
+def test_uint8_nhwc_and_one_output_of_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     nodes = [*mean_colours(), helper.make_node("Neg", ["means"], ["other"])]
     shape = [None, None, None, 3]
     outputs = {"means": [None, 3], "other": [None, 3]}
@@ -199,7 +201,13 @@ def test_uint8_nhwc_and_one_output_of_two(tmp_path: Path) -> None:
     arguments = ["import", file, "--labels", str(write_labels(tmp_path, 3)), "--layout", "nhwc"]
     arguments += ["--size", "20", "24", "--golden", str(PHOTOS), "--models", str(tmp_path / "out")]
     assert main(arguments) == 2
-    assert main([*arguments, "--output", "means", "--multi-label", "--bgr"]) == 0
+    arguments += ["--output", "means", "--multi-label", "--bgr"]
+    capsys.readouterr()
+    assert main([*arguments, "--mean", "0.5"]) == 2
+    assert "takes pixels as they are: leave --scale, --mean" in capsys.readouterr().err
+    assert main([*arguments, "--data", str(PHOTOS)]) == 2
+    assert "a folder gives each image one class, m any number" in capsys.readouterr().err
+    assert main(arguments) == 0
     bundle = Bundle.open(tmp_path / "out" / "m" / "1")
     golden = bundle.golden()
     means = golden.pixels[..., ::-1].mean(axis=(1, 2))
