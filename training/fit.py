@@ -6,7 +6,7 @@ import argparse
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,7 +43,17 @@ def fit(arguments: argparse.Namespace) -> Bundle | None:
         trained = _train(recipe, arguments, team)
     if not team.leads:
         return None
-    return export_run(*trained, arguments.models, name=arguments.name, golden=arguments.golden)
+    try:
+        return export_run(*trained, arguments.models, name=arguments.name, golden=arguments.golden)
+    except KeyboardInterrupt:
+        command = _command(
+            ("export", str(trained[0].path)), arguments, ("models", "name", "golden")
+        )
+        print(
+            f"\nconvoy-train: interrupted after the training; export it with\n  {command}",
+            file=sys.stderr,
+        )
+        raise
 
 
 def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[Run, Source, Splits]:
@@ -99,10 +109,15 @@ def termination_interrupts() -> Iterator[None]:
 
 def _resuming(arguments: argparse.Namespace, path: Path) -> str:
     """The command that goes on with an interrupted run."""
-    words = ["convoy-train", "fit", arguments.recipe, "--run", str(path), "--resume"]
-    for option in ("data", "models", "name", "golden"):
+    words = ["fit", arguments.recipe, "--run", str(path), "--resume"]
+    words += [word for override in arguments.overrides for word in ("--set", override)]
+    return _command(words, arguments, ("data", "models", "name", "golden"))
+
+
+def _command(words: Sequence[str], arguments: argparse.Namespace, options: Sequence[str]) -> str:
+    """`convoy-train` with those of the options that were given, for a shell."""
+    words = ["convoy-train", *words]
+    for option in options:
         if (value := getattr(arguments, option)) is not None:
             words += [f"--{option}", str(value)]
-    for override in arguments.overrides:
-        words += ["--set", override]
     return shlex.join(words)
