@@ -1,7 +1,8 @@
-"""Every kind of data set, tiny and made up, in the files that its source reads."""
+"""Every kind of data set in the files that its source reads: made up, or cut from a real one."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,3 +77,24 @@ WRITERS: dict[str, Callable[[Recipe, Path], Path]] = {
     "folder": _folder,
     "table": _table,
 }
+
+
+def cut_mnist(data: Path, root: Path, train: int, test: int) -> Path:
+    """MNIST's first training and test images; what --data takes."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, rows in (("train", train), ("t10k", test)):
+        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+            name = f"{part}-{kind}"
+            cut_idx(data / "mnist" / "MNIST" / "raw" / name, raw / name, rows)
+    return root
+
+
+def cut_idx(source: Path, target: Path, rows: int) -> None:
+    """The first rows of a file of MNIST's format."""
+    data = source.read_bytes()
+    (dimensions,) = struct.unpack_from(">3xB", data)
+    count, *shape = struct.unpack_from(f">{dimensions}L", data, 4)
+    start, size = 4 + 4 * dimensions, int(np.prod(shape))
+    header = data[:4] + struct.pack(">L", min(rows, count)) + data[8:start]
+    target.write_bytes(header + data[start : start + rows * size])

@@ -10,10 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from convoy.bundle import Bundle, list_versions
+from tests.training.sources import cut_mnist
 from training.cli import main
+from training.datasets import open_source, split_training
+from training.recipe import load_recipe
 from training.runs import Run
+from training.train import train
 
 RECIPE = """
 name = "colours"
@@ -98,26 +103,49 @@ def test_a_recipe_is_checked_before_anything_is_written(
     assert not run.exists()
 
 
-def test_sigint_leaves_a_checkpoint_and_says_how_to_go_on(
-    tmp_path: Path, recipe: str, photos: Path
-) -> None:
-    options = ["--data", str(photos), "--run", str(tmp_path / "run"), "--set", "epochs=40"]
-    command = [sys.executable, "-m", "training.cli", "fit", recipe, *options]
-    command += ["--models", str(tmp_path / "models")]
+def interrupt(arguments: list[str]) -> list[str]:
+    """Stop a training by Ctrl-C after its first epoch; returns the arguments that go on."""
+    command = [sys.executable, "-m", "training.cli", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while not process.stderr.readline().lstrip().startswith("1/40 "):
+        while not process.stderr.readline().lstrip().startswith("1/"):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in rest
-    assert len(Run.open(tmp_path / "run").load()["log"]) >= 1
-
     hint = next(line for line in rest.splitlines() if line.startswith("  convoy-train"))
-    assert main(shlex.split(hint)[1:]) == 0
+    return shlex.split(hint)[1:]
+
+
+def test_sigint_leaves_a_checkpoint_and_says_how_to_go_on(
+    tmp_path: Path, recipe: str, photos: Path
+) -> None:
+    options = ["--data", str(photos), "--run", str(tmp_path / "run"), "--set", "epochs=40"]
+    hint = interrupt(["fit", recipe, *options, "--models", str(tmp_path / "models")])
+    assert 1 <= len(Run.open(tmp_path / "run").load()["log"]) < 40
+    assert main(hint) == 0
     assert len(Run.open(tmp_path / "run").load()["log"]) == 40
     assert list_versions(tmp_path / "models") == {"colours": [1]}
+
+
+def test_an_interrupt_changes_nothing_of_what_real_digits_teach(tmp_path: Path, data: Path) -> None:
+    digits = cut_mnist(data, tmp_path / "digits", 600, 200)
+    changes = ["epochs=20", "batch_size=50", "network.filters=[8,16]", "network.hidden=32"]
+    recipe = load_recipe("mnist-cnn", changes)
+    source = open_source(recipe, digits)
+    splits = split_training(source, recipe)
+    whole = train(Run.create(tmp_path / "whole", recipe, digits, splits), source, splits)
+
+    options = ["--data", str(digits), "--models", str(tmp_path / "models")]
+    options += [word for change in changes for word in ("--set", change)]
+    assert main(interrupt(["fit", "mnist-cnn", *options, "--run", str(tmp_path / "parts")])) == 0
+    resumed = Run.open(tmp_path / "parts").load()
+    assert len(resumed["log"]) == 20
+    for name, tensor in whole.best.items():
+        assert torch.equal(resumed["best"][name], tensor), name
+    bundle = Bundle.open(tmp_path / "models" / recipe.name / "1")
+    assert bundle.manifest.quality[0].accuracy > 0.7
 
 
 def test_photos_to_bundle(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

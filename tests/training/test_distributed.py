@@ -12,10 +12,15 @@ import pytest
 import torch
 from torch import nn
 
+from convoy.bundle import Bundle
+from tests.training.sources import cut_mnist
 from training.batchnorm import SharedBatchNorm, share_batch_norm
 from training.cli import main
+from training.datasets import open_source, split_training
 from training.distributed import Team
+from training.recipe import load_recipe
 from training.runs import Run
+from training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
@@ -72,6 +77,35 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path, photos: Path)
         for name, tensor in one[part].items():
             torch.testing.assert_close(two[part][name], tensor, atol=1e-4, rtol=1e-4)
     assert (tmp_path / "two" / "colours" / "1" / "model.onnx").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_real_digits_as_one(tmp_path: Path, data: Path) -> None:
+    digits = cut_mnist(data, tmp_path / "digits", 600, 200)
+    # Every process draws masks of its own for dropout.
+    changes = ["epochs=3", "batch_size=50", "network.dropout=0", "precision=fp32"]
+    recipe = load_recipe("mnist-cnn", changes)
+    source = open_source(recipe, digits)
+    splits = split_training(source, recipe)
+    one = train(Run.create(tmp_path / "one", recipe, digits, splits), source, splits)
+
+    options = ["--data", str(digits), "--models", str(tmp_path / "models")]
+    options += [word for change in changes for word in ("--set", change)]
+    fit = ["fit", "mnist-cnn", *options, "--run-dir", str(tmp_path / "two")]
+    subprocess.run([*TORCHRUN, "-m", "training", *fit], check=True, cwd=ROOT)
+    two = Run.open(tmp_path / "two").load()
+    for name, tensor in one.model.state_dict().items():
+        torch.testing.assert_close(two["model"][name], tensor, atol=1e-4, rtol=1e-4)
+    bundle = Bundle.open(tmp_path / "models" / recipe.name / "1")
+    assert bundle.manifest.quality[0].accuracy > 0.6
+
+
+@pytest.mark.slow
+def test_two_processes_share_an_odd_batch_in_parts(tmp_path: Path, photos: Path) -> None:
+    changes = ["--set", "batch_size=9", "--set", "accumulation=4"]  # shares of 4 and of 5
+    command = [*TORCHRUN, "-m", "training", *arguments(tmp_path, photos, "odd", 1), *changes]
+    subprocess.run(command, check=True, cwd=ROOT)
+    assert len(Run.open(tmp_path / "runs" / "odd").load()["log"]) == 1
 
 
 @pytest.mark.slow

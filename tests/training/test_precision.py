@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import convoy
 from convoy.bundle import Bundle, Precision
 from tests.servers import running_server
 from tests.training.colours import export
+from tests.training.sources import cut_mnist
 from training.classifier import Classifier
 from training.cli import main
 from training.datasets import Source, open_source, split_training
@@ -27,26 +27,10 @@ from training.train import train
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
-def cut_idx(source: Path, target: Path, rows: int) -> None:
-    """The first rows of a file of MNIST's format."""
-    data = source.read_bytes()
-    (dimensions,) = struct.unpack_from(">3xB", data)
-    count, *shape = struct.unpack_from(f">{dimensions}L", data, 4)
-    start, size = 4 + 4 * dimensions, int(np.prod(shape))
-    header = data[:4] + struct.pack(">L", min(rows, count)) + data[8:start]
-    target.write_bytes(header + data[start : start + rows * size])
-
-
 @pytest.fixture(scope="module")
 def digits(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MNIST's first 4,000 training and 1,000 test images."""
-    raw = tmp_path_factory.mktemp("mnist") / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part, rows in (("train", 4000), ("t10k", 1000)):
-        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-            name = f"{part}-{kind}"
-            cut_idx(data / "mnist" / "MNIST" / "raw" / name, raw / name, rows)
-    return raw.parent.parent
+    return cut_mnist(data, tmp_path_factory.mktemp("mnist"), 4000, 1000)
 
 
 @pytest.fixture(scope="module")
