@@ -116,8 +116,6 @@ def _resuming(arguments: argparse.Namespace, path: Path) -> str:
 
 def _command(words: Sequence[str], arguments: argparse.Namespace, options: Sequence[str]) -> str:
     """`convoy-train` with those of the options that were given, for a shell."""
-    words = ["convoy-train", *words]
-    for option in options:
-        if (value := getattr(arguments, option)) is not None:
-            words += [f"--{option}", str(value)]
-    return shlex.join(words)
+    given = ((option, getattr(arguments, option)) for option in options)
+    pairs = [(f"--{option}", str(value)) for option, value in given if value is not None]
+    return shlex.join(["convoy-train", *words, *(word for pair in pairs for word in pair)])
