@@ -20,6 +20,7 @@ from training.cli import main
 from training.datasets import Source, Split, Splits
 from training.evaluate import find_tests, report_bundle
 from training.recipe import SHIPPED, load_recipe, parse_recipe
+from training.report import render_report
 from training.report.explain import first_filters, occlusion, strongest_images
 from training.report.graph import Graph
 from training.report.mistakes import confident_mistakes, frequent_confusions
@@ -63,6 +64,20 @@ def test_the_page_loads_nothing_and_shows_everything(bundle: Bundle) -> None:
         "Provenance",
     ]
     assert len(page) < 2_000_000
+
+
+def test_of_many_classes_those_that_test_images_show_are_told(bundle: Bundle) -> None:
+    counts = np.zeros((60, 60), int)
+    counts[7, 7], counts[9, 8] = 3, 2
+    zeros = (0.0,) * 60
+    figures = {"precision": zeros, "recall": zeros, "f1": zeros, "confusion": counts.tolist()}
+    quality = bundle.manifest.quality[0].model_copy(update=figures)
+    labels = tuple(f"class {number}" for number in range(60))
+    manifest = bundle.manifest.model_copy(update={"labels": labels, "quality": (quality,)})
+    page = render_report(manifest, bundle.model_path.read_bytes(), bundle.golden())
+    assert "Of 60 classes, the worst in the test images." in page
+    told, mixed_up = ["class 7", "class 9"], ["class 9"]
+    assert re.findall(r"<tr><td>(class \d+)</td>", page) == told + mixed_up
 
 
 def test_the_page_is_made_again_from_the_bundle(bundle: Bundle, photos: Path) -> None:

@@ -34,7 +34,7 @@ from training.runs import Log
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 
 SHOWN_CLASSES = 50
-"""Rows of the table of classes; of more classes, those with the lowest F1."""
+"""Rows of the table of classes; of more classes, those in the test images with the lowest F1."""
 DRAWN_CLASSES = 40
 """Of more, a confusion matrix shows nothing."""
 
@@ -107,7 +107,8 @@ def _classes(manifest: Manifest, tests: Tests) -> list[ClassFigures]:
     ]
     if len(rows) <= SHOWN_CLASSES:
         return rows
-    return sorted(rows, key=lambda row: row.f1 or row.recall)[:SHOWN_CLASSES]
+    there = [row for row in rows if row.images != 0]
+    return sorted(there, key=lambda row: row.f1 or row.recall)[:SHOWN_CLASSES]
 
 
 def _filled(column: Sequence[Any], count: int) -> Sequence[Any]:
