@@ -6,7 +6,8 @@ ConvoyError
 │   ├── ModelNotFound         no such model or version
 │   ├── Overloaded
 │   │   ├── QueueFull         no room in the queue; try again after `retry_after`
-│   │   └── QueueTooLong      the wait would outlast the deadline; as above
+│   │   ├── QueueTooLong      the wait would outlast the deadline; as above
+│   │   └── TooManyStreams    as many are open as may be; as above
 │   ├── DeadlineExceeded      the caller's deadline has passed
 │   ├── NotServing            the service is starting, or about to stop
 │   └── ModelFailure          the model broke its contract; `detail` is for the log only
@@ -46,6 +47,10 @@ class QueueFull(Overloaded):
 
 class QueueTooLong(Overloaded):
     """The requests ahead would take longer than what is left of the deadline."""
+
+
+class TooManyStreams(Overloaded):
+    """As many streams are open as may be."""
 
 
 class DeadlineExceeded(RequestError):

@@ -28,6 +28,7 @@ from service.errors import (
     QueueFull,
     QueueTooLong,
     RequestError,
+    TooManyStreams,
 )
 from service.metrics import Metrics
 from service.replies import answer, describe, record_times
@@ -40,12 +41,15 @@ DEFAULT_TOP_K = 5
 MAX_NAME = 128
 # A reply is put together on the event loop: a larger one would hold everybody else up.
 MAX_SCORES = 16_384
+# Streams are for staying open: room comes back less often than in a queue.
+STREAM_RETRY_SECONDS = 1.0
 
 _REASONS = {
     InvalidRequest: "invalid",
     ModelNotFound: "not_found",
     QueueFull: "queue_full",
     QueueTooLong: "queue_too_long",
+    TooManyStreams: "too_many_streams",
     NotServing: "not_serving",
 }
 
@@ -59,12 +63,20 @@ class ImageClassifier:
     """
 
     def __init__(
-        self, decoder: Decoder, metrics: Metrics, *, max_images: int, stream_images: int
+        self,
+        decoder: Decoder,
+        metrics: Metrics,
+        *,
+        max_images: int,
+        max_streams: int,
+        stream_images: int,
     ) -> None:
         self._decoder = decoder
         self._metrics = metrics
         self._max_images = max_images
+        self._max_streams = max_streams
         self._stream_images = stream_images
+        self._streams = 0
         self._repository: Repository | None = None
         self._closed = "the service is starting"
 
@@ -102,16 +114,29 @@ class ImageClassifier:
     async def classify_stream(
         self, requests: AsyncIterator[pb.ClassifyRequest], *, deadline: float = math.inf
     ) -> AsyncGenerator[pb.ClassifyStreamResponse, None]:
-        """Answer each request of a stream in order; a failed one does not end the stream."""
+        """Answer each request of a stream in order; a failed one does not end the stream.
+
+        Raises: TooManyStreams, before anything is read.
+        """
+        if self._streams >= self._max_streams:
+            self._metrics.rejected["too_many_streams"] += 1
+            raise TooManyStreams(
+                f"{self._streams:,} streams are open, the most there may be",
+                retry_after=STREAM_RETRY_SECONDS,
+            )
         window = Window[pb.ClassifyRequest, pb.ClassifyStreamResponse](
             lambda request: self._outcome(request, deadline),
             # A request without images is refused, and its answer takes room all the same.
             lambda request: max(1, len(request.images)),
             self._stream_images,
         )
-        async with aclosing(window.answers(requests)) as answers:
-            async for answer in answers:
-                yield answer
+        self._streams += 1
+        try:
+            async with aclosing(window.answers(requests)) as answers:
+                async for answer in answers:
+                    yield answer
+        finally:
+            self._streams -= 1
 
     async def list_models(
         self, request: pb.ListModelsRequest, *, deadline: float = math.inf

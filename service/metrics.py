@@ -45,7 +45,14 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STAGES = ("decode", "queue", "compute", "answer")
 DROP_REASONS = ("deadline", "cancelled")
 FAIL_REASONS = ("model", "internal")
-REJECT_REASONS = ("queue_full", "queue_too_long", "invalid", "not_found", "not_serving")
+REJECT_REASONS = (
+    "queue_full",
+    "queue_too_long",
+    "too_many_streams",
+    "invalid",
+    "not_found",
+    "not_serving",
+)
 
 
 class Histogram:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,7 @@ class ServedModel:
         self.max_batch_size = batch_limit(manifest, settings.max_batch_size)
         self.metrics = metrics
         self._session = session
+        self._batch_began = math.inf
         self._worker = Worker(f"onnxruntime-{manifest.name}")
         self.admission = Admission(
             max_images=settings.max_queue_size,
@@ -69,6 +72,10 @@ class ServedModel:
             for task in tasks:
                 task.cancel()
 
+    def hangs(self, limit: float) -> bool:
+        """Whether the present batch has been computing for more than `limit` seconds."""
+        return monotonic() - self._batch_began > limit
+
     def flush(self) -> None:
         """Let nothing wait for company any more: the service is draining."""
         self._batcher.flush()
@@ -79,7 +86,11 @@ class ServedModel:
         self._worker.close()
 
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
-        return await self._worker.run(run_rows, self._session, batch, len(self.labels))
+        self._batch_began = monotonic()
+        try:
+            return await self._worker.run(run_rows, self._session, batch, len(self.labels))
+        finally:
+            self._batch_began = math.inf
 
 
 def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores | Exception]:

@@ -27,6 +27,7 @@ from service.rpcs import SERVICE, Rpc, rpcs
 from service.session import CPU, Device, NoCudaError, select_device
 from service.settings import Settings
 
+BEAT_SECONDS = 1.0
 M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
 
 log = structlog.get_logger()
@@ -77,12 +78,15 @@ class Server:
             self._decoder,
             self.metrics,
             max_images=settings.max_images_per_request,
+            max_streams=settings.max_streams,
             # One stream alone must not fill the queue.
             stream_images=max(1, settings.max_queue_size // 4),
         )
         self._health = Health()
         self._carrier = Carrier(self.metrics, max_images=settings.max_images_per_request)
         self._heart: asyncio.Task[None] | None = None
+        self.hung = asyncio.Event()
+        """A model computes no more; only another process can serve it."""
 
     @property
     def grpc_address(self) -> str:
@@ -142,7 +146,17 @@ class Server:
     async def _beat(self) -> None:
         while True:
             self._pulse.beat()
-            await asyncio.sleep(1.0)
+            await self._watch()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _watch(self) -> None:
+        """Give up models whose batch never ends: their callers may try another replica."""
+        limit = self.settings.compute_timeout
+        for model in self._repository or ():
+            if model.hangs(limit):
+                log.error("model_hangs", model=model.manifest.name, timeout_seconds=limit)
+                self.hung.set()
+                await model.close()
 
     async def _load(self) -> Repository:
         device = select_device(self.settings.device)
@@ -174,6 +188,8 @@ async def serve(
 ) -> NoReturn:
     """Serve until told to stop, then end the process: with 0 where all was answered, else 1.
 
+    A model that hangs ends it too, with 1.
+
     Raises: StartupError.
     """
     starting = asyncio.create_task(server.load())
@@ -188,8 +204,9 @@ async def serve(
         await server.close()
         raise
     on_ready()
-    await stopping
-    complete = await server.drain()
+    hanging = asyncio.create_task(server.hung.wait())
+    await asyncio.wait((stopping, hanging), return_when=asyncio.FIRST_COMPLETED)
+    complete = await server.drain() and not server.hung.is_set()
     # Not an orderly end: a closed connection tells callers UNAVAILABLE, where gRPC's own shutdown
     # tells those that keep calling CANCELLED; and no thread that still computes for somebody who
     # was cut off holds it up.

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     max_queue_bytes: Positive = Field(
         256 * 2**20, description="Bytes of requests that may be in the service at once, per model."
     )
+    max_streams: Positive = Field(
+        1000, description="Streams that may be open at once; each takes some 30 KB while idle."
+    )
     max_images_per_request: Positive = Field(256, description="Images in one request at most.")
     max_image_bytes: Positive = Field(16 * 2**20, description="Bytes of one encoded image at most.")
     max_image_pixels: Positive = Field(
@@ -119,6 +122,11 @@ class Settings(BaseSettings):
     compute_threads: Threads = Field(
         default_factory=cpu_count,
         description="Threads of ONNX Runtime on the CPU, per model. Default: all processors.",
+    )
+    compute_timeout: Annotated[float, Field(gt=0, le=3600)] = Field(
+        60.0,
+        description="Seconds that one batch may compute; after that the device is taken to hang, "
+        "and the service ends with exit code 1, to be started again.",
     )
     drain_timeout: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="Seconds that accepted calls may take to finish after SIGTERM."

@@ -35,7 +35,7 @@ GAIN = 10.0
 OPSET = 18
 IR_VERSION = 10  # onnx writes its newest by itself, which older ONNX Runtimes refuse
 
-Flaw = Literal["nan-on-black", "drops-black"]
+Flaw = Literal["nan-on-black", "drops-black", "hangs-on-black"]
 
 
 def make_bundle(
@@ -51,7 +51,7 @@ def make_bundle(
     """Write `models/<name>/<version>/` and open it.
 
     A `flaw` passes the golden replay and shows on a black image only: the network answers NaN for
-    it, or leaves its row out.
+    it, leaves its row out, or never comes to an end.
     """
     spec = InputSpec(height=size, width=size, channels=channels)
     manifest = Manifest(
@@ -126,9 +126,36 @@ def _flawed_means(flaw: Flaw | None) -> list[onnx.NodeProto]:
     if flaw == "drops-black":
         lit = helper.make_node("Greater", ["total", "zero"], ["lit"])
         return [total, lit, helper.make_node("Compress", ["means", "lit"], ["flawed"], axis=0)]
+    if flaw == "hangs-on-black":
+        darkest = helper.make_node("ReduceMin", ["total"], ["darkest"], keepdims=0)
+        dark = helper.make_node("LessOrEqual", ["darkest", "zero"], ["dark"])
+        return [
+            total,
+            darkest,
+            dark,
+            helper.make_node("Loop", ["", "dark", "means"], ["flawed"], body=_for_ever()),
+        ]
     column = helper.make_node("Unsqueeze", ["total", "channels"], ["column"])
     one = helper.make_node("Div", ["column", "column"], ["one"])  # 0 / 0 for black
     return [total, column, one, helper.make_node("Mul", ["means", "one"], ["flawed"])]
+
+
+def _for_ever() -> onnx.GraphProto:
+    """The body of a loop that goes on for as long as its condition held at the beginning."""
+    number = helper.make_tensor_value_info("number", TensorProto.INT64, [])
+    condition = [
+        helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("on", "still_on")
+    ]
+    value = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("before", "after")
+    ]
+    nodes = [
+        helper.make_node("Identity", ["on"], ["still_on"]),
+        helper.make_node("Identity", ["before"], ["after"]),
+    ]
+    return helper.make_graph(
+        nodes, "for-ever", [number, condition[0], value[0]], [condition[1], value[1]]
+    )
 
 
 def _weights(channels: int, classes: int) -> NDArray[np.float64]:

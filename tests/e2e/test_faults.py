@@ -1,0 +1,123 @@
+"""What callers see when something breaks, and that nothing that was accepted is lost for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from convoy.v1 import image_classifier_pb2 as pb
+from convoy.v1 import image_classifier_pb2_grpc as rpc
+from tests.bundles import make_bundle, solid
+from tests.servers import PATIENCE, Running, server_process
+
+RED = pb.ClassifyRequest(images=[pb.Image(encoded=solid("red"))])
+BLACK = pb.ClassifyRequest(images=[pb.Image(encoded=solid("black"))])
+
+# A quarter of the queue's default.
+STREAM_IMAGES = 256
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Running]:
+    make_bundle(tmp_path)
+    with server_process(tmp_path) as running:
+        yield running
+
+
+def label(response: pb.ClassifyResponse) -> str:
+    return response.predictions[0].classes[0].label
+
+
+def code(call: grpc.Future) -> str:
+    return call.exception(PATIENCE).code().name
+
+
+def test_a_model_that_hangs_frees_its_callers_and_ends_the_process(tmp_path: Path) -> None:
+    make_bundle(tmp_path, flaw="hangs-on-black")
+    with server_process(tmp_path, "--compute-timeout", "0.5") as server, server.stub() as stub:
+        computing = stub.Classify.future(BLACK, timeout=PATIENCE)
+        server.wait_for_metric(1, "convoy_requests_in_flight")
+        waiting = stub.Classify.future(RED, timeout=PATIENCE)
+        assert (code(computing), code(waiting)) == ("UNAVAILABLE", "UNAVAILABLE")
+        assert server.process is not None
+        assert server.process.wait(PATIENCE) == 1
+
+
+def test_calls_to_a_stopped_process_are_answered_when_it_goes_on(server: Running) -> None:
+    assert server.process is not None
+    with server.stub() as stub:
+        assert label(stub.Classify(RED, timeout=PATIENCE)) == "red"
+        server.process.send_signal(signal.SIGSTOP)
+        patient = stub.Classify.future(RED, timeout=PATIENCE)
+        assert code(stub.Classify.future(RED, timeout=0.2)) == "DEADLINE_EXCEEDED"
+        server.process.send_signal(signal.SIGCONT)
+        assert label(patient.result(PATIENCE)) == "red"
+
+
+def test_a_killed_process_is_unavailable_until_another_answers(tmp_path: Path) -> None:
+    make_bundle(tmp_path, flaw="hangs-on-black")
+    with server_process(tmp_path) as server:
+        channel = grpc.insecure_channel(server.grpc_address)
+        classify = channel.unary_unary(
+            "/convoy.v1.ImageClassifier/Classify",
+            pb.ClassifyRequest.SerializeToString,
+            pb.ClassifyResponse.FromString,
+        )
+        calls = [classify.future(BLACK, timeout=PATIENCE) for _ in range(64)]
+        server.wait_for_metric(64, "convoy_requests_in_flight")
+        assert server.process is not None
+        server.process.kill()
+        assert {code(call) for call in calls} == {"UNAVAILABLE"}
+    with channel, server_process(tmp_path, "--grpc-address", server.grpc_address):
+        assert label(classify(RED, timeout=PATIENCE, wait_for_ready=True)) == "red"
+
+
+def test_connections_that_say_half_of_something_disturb_nobody(server: Running) -> None:
+    host, port = server.grpc_address.split(":")
+    halves = [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n", b"\x00" * 9, b"\xff"]
+    with server.stub() as stub:
+        for half in halves * 20:
+            with socket.create_connection((host, int(port))) as one:
+                one.sendall(half)
+                one.shutdown(socket.SHUT_WR)
+                assert label(stub.Classify(RED, timeout=PATIENCE)) == "red"
+
+
+def test_a_caller_that_never_reads_holds_up_nobody(server: Running) -> None:
+    before = server.peak_memory()
+    with server.stub() as stub:
+        unread = stub.ClassifyStream(RED for _ in range(20_000))
+        server.wait_for_metric(STREAM_IMAGES, "convoy_requests_in_flight")
+        assert label(stub.Classify(RED, timeout=PATIENCE)) == "red"
+        unread.cancel()
+        server.wait_for_metric(0, "convoy_requests_in_flight")
+    assert server.peak_memory() - before < 100e6
+
+
+def test_streams_beyond_the_limit_are_refused_until_others_end(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def crowd(address: str) -> None:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = rpc.ImageClassifierStub(channel)  # type: ignore[no-untyped-call]
+            streams = [stub.ClassifyStream() for _ in range(2)]
+            for stream in streams:
+                await stream.write(RED)
+                assert label((await stream.read()).response) == "red"
+            late = stub.ClassifyStream(timeout=PATIENCE)
+            assert await late.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await late.details() == "2 streams are open, the most there may be"
+            await streams[0].done_writing()
+            assert await streams[0].read() == grpc.aio.EOF
+            third = stub.ClassifyStream(timeout=PATIENCE)
+            await third.write(RED)
+            assert label((await third.read()).response) == "red"
+
+    with server_process(tmp_path, "--max-streams", "2") as server:
+        asyncio.run(crowd(server.grpc_address))
