@@ -7,7 +7,8 @@ ConvoyError
 │   ├── Overloaded
 │   │   ├── QueueFull         no room in the queue; try again after `retry_after`
 │   │   ├── QueueTooLong      the wait would outlast the deadline; as above
-│   │   └── TooManyStreams    as many are open as may be; as above
+│   │   ├── TooManyStreams    as many are open as may be; as above
+│   │   └── OutOfMemory       the device has no memory for even one image; as above
 │   ├── DeadlineExceeded      the caller's deadline has passed
 │   ├── NotServing            the service is starting, or about to stop
 │   └── ModelFailure          the model broke its contract; `detail` is for the log only
@@ -51,6 +52,10 @@ class QueueTooLong(Overloaded):
 
 class TooManyStreams(Overloaded):
     """As many streams are open as may be."""
+
+
+class OutOfMemory(Overloaded):
+    """The device has no memory for a batch."""
 
 
 class DeadlineExceeded(RequestError):

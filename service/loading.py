@@ -9,7 +9,7 @@ import numpy as np
 from convoy.bundle import GOLDEN_FILE, Bundle, Golden, Manifest
 from convoy.errors import BundleError, ImageError
 from convoy.imaging import decode
-from service.errors import ModelFailure, UnfitError
+from service.errors import ModelFailure, OutOfMemory, UnfitError
 from service.session import Device, Session
 
 
@@ -32,6 +32,8 @@ def load(
         _warm_up(golden, session, most)
     except ModelFailure as error:
         raise UnfitError(f"{bundle.model_path}: {error.detail}") from None
+    except OutOfMemory as error:
+        raise UnfitError(f"{bundle.model_path}: {error}: lower --max-batch-size") from None
     return bundle, session
 
 

@@ -25,6 +25,7 @@ from service.errors import (
     ModelFailure,
     ModelNotFound,
     NotServing,
+    OutOfMemory,
     QueueFull,
     QueueTooLong,
     RequestError,
@@ -50,6 +51,7 @@ _REASONS = {
     QueueFull: "queue_full",
     QueueTooLong: "queue_too_long",
     TooManyStreams: "too_many_streams",
+    OutOfMemory: "out_of_memory",
     NotServing: "not_serving",
 }
 

@@ -49,6 +49,7 @@ REJECT_REASONS = (
     "queue_full",
     "queue_too_long",
     "too_many_streams",
+    "out_of_memory",
     "invalid",
     "not_found",
     "not_serving",

@@ -8,17 +8,20 @@ from collections.abc import Sequence
 from time import monotonic
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from convoy.bundle import Bundle
 from service.admission import Admission
 from service.batching import Batcher, Item
-from service.errors import ModelFailure
+from service.errors import ModelFailure, OutOfMemory
 from service.loading import batch_limit
 from service.metrics import ModelMetrics
 from service.session import Session
 from service.settings import Settings
 from service.worker import Worker
+
+log = structlog.get_logger()
 
 Rows = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -98,7 +101,7 @@ def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores |
 
     A request whose rows are not finite numbers gets an error; its neighbours do not.
     """
-    rows = session.run(batch[0] if len(batch) == 1 else np.concatenate(batch))
+    rows = run_halved(session, batch[0] if len(batch) == 1 else np.concatenate(batch))
     if rows.shape[1] != classes:
         raise ModelFailure(
             f"{rows.shape[1]} probabilities an image, the manifest has {classes} labels"
@@ -112,3 +115,18 @@ def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores |
         whole = finite or bool(np.isfinite(part).all())
         results.append(part if whole else ModelFailure("the network gave NaN or infinity"))
     return results
+
+
+def run_halved(session: Session, images: Rows) -> Scores:
+    """Classify images [N, H, W, C] at once, or in halves where the device's memory is short.
+
+    Raises: OutOfMemory where it holds not even one; ModelFailure.
+    """
+    try:
+        return session.run(images)
+    except OutOfMemory:
+        if len(images) == 1:
+            raise
+        log.warning("out_of_memory", images=len(images))
+        middle = len(images) // 2
+        return np.concatenate([run_halved(session, part) for part in np.split(images, [middle])])

@@ -13,9 +13,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from convoy.bundle import INPUT_NAME, OUTPUT_NAME
-from service.errors import ModelFailure, UnfitError
+from service.errors import ModelFailure, OutOfMemory, UnfitError
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+# As ONNX Runtime's own allocator, the CUDA runtime, and its libraries put it.
+NO_MEMORY = re.compile(r"Failed to allocate memory|out of memory|ALLOC_FAILED|bad_alloc")
+MEMORY_RETRY_SECONDS = 1.0
 _REMEDY = "install the NVIDIA driver and Convoy's extra `gpu`, or start with --device cpu"
 
 
@@ -91,11 +94,15 @@ class Session:
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify images [N, H, W, C]; returns probabilities [N, K].
 
-        Raises: ModelFailure where the network fails or answers with another number of rows.
+        Raises: OutOfMemory; ModelFailure where the network fails or answers with another number of
+        rows.
         """
         try:
             (rows,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: images})
         except Exception as error:
+            if NO_MEMORY.search(str(error)):
+                text = f"the device has no memory for {len(images)} images now"
+                raise OutOfMemory(text, retry_after=MEMORY_RETRY_SECONDS) from None
             raise ModelFailure(f"ONNX Runtime: {_first_line(error)}") from None
         if rows.ndim != 2 or len(rows) != len(images):
             raise ModelFailure(f"{len(images)} images gave an output of shape {rows.shape}")

@@ -27,6 +27,7 @@ CODES: dict[type[Exception], Code] = {
     errors.QueueFull: Code.RESOURCE_EXHAUSTED,
     errors.QueueTooLong: Code.RESOURCE_EXHAUSTED,
     errors.TooManyStreams: Code.RESOURCE_EXHAUSTED,
+    errors.OutOfMemory: Code.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
     errors.NotServing: Code.UNAVAILABLE,
     errors.ModelFailure: Code.INTERNAL,

@@ -35,7 +35,8 @@ GAIN = 10.0
 OPSET = 18
 IR_VERSION = 10  # onnx writes its newest by itself, which older ONNX Runtimes refuse
 
-Flaw = Literal["nan-on-black", "drops-black", "hangs-on-black"]
+Flaw = Literal["nan-on-black", "drops-black", "hangs-on-black", "swells-on-black"]
+SWOLLEN_BYTES = 2**26
 
 
 def make_bundle(
@@ -51,7 +52,7 @@ def make_bundle(
     """Write `models/<name>/<version>/` and open it.
 
     A `flaw` passes the golden replay and shows on a black image only: the network answers NaN for
-    it, leaves its row out, or never comes to an end.
+    it, leaves its row out, never comes to an end, or takes `SWOLLEN_BYTES` x (black images)^2.
     """
     spec = InputSpec(height=size, width=size, channels=channels)
     manifest = Manifest(
@@ -135,9 +136,27 @@ def _flawed_means(flaw: Flaw | None) -> list[onnx.NodeProto]:
             dark,
             helper.make_node("Loop", ["", "dark", "means"], ["flawed"], body=_for_ever()),
         ]
+    if flaw == "swells-on-black":
+        return [total, *_swollen()]
     column = helper.make_node("Unsqueeze", ["total", "channels"], ["column"])
     one = helper.make_node("Div", ["column", "column"], ["one"])  # 0 / 0 for black
     return [total, column, one, helper.make_node("Mul", ["means", "one"], ["flawed"])]
+
+
+def _swollen() -> list[onnx.NodeProto]:
+    """`means` to `flawed`, unchanged, by way of a tensor that grows with the square of the dark."""
+    unit = numpy_helper.from_array(np.array([SWOLLEN_BYTES // 4], np.int64))
+    return [
+        helper.make_node("Constant", [], ["unit"], value=unit),
+        helper.make_node("LessOrEqual", ["total", "zero"], ["dark"]),
+        helper.make_node("Cast", ["dark"], ["each"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["each"], ["count"], keepdims=1),
+        helper.make_node("Mul", ["count", "count"], ["square"]),
+        helper.make_node("Mul", ["square", "unit"], ["size"]),
+        helper.make_node("Expand", ["zero", "size"], ["swollen"]),
+        helper.make_node("ReduceSum", ["swollen"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["means", "nothing"], ["flawed"]),
+    ]
 
 
 def _for_ever() -> onnx.GraphProto:

@@ -57,10 +57,10 @@ class Running:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
-    def peak_memory(self) -> float:
-        """The most resident memory that the serving process has had, in bytes."""
+    def memory(self, field: str) -> int:
+        """Bytes of the serving process, as /proc/PID/status names them: VmHWM is the peak."""
         status = Path(f"/proc/{self.serving_process()}/status").read_text()
-        return 1024 * float(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
+        return 1024 * int(re.search(rf"{field}:\s+(\d+)", status)[1])  # type: ignore[index]
 
     def serving_process(self) -> int:
         """The process that answers: the one that was started, or its only child."""
