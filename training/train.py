@@ -209,7 +209,7 @@ def take_step(
                 outputs = network(x.contiguous(memory_format=torch.channels_last)).float()
             loss = (state.model.objective.losses(outputs, y) * weights).sum()
             # Processes' losses add up, but their gradients are averaged.
-            state.scaler.scale(loss * team.size).backward()
+            state.scaler.scale(loss * team.size).backward()  # type: ignore[no-untyped-call]
         right = state.model.objective.right(outputs, y) & (weights > 0)
         figures += torch.stack([loss.detach(), right.sum()])
 
