@@ -23,11 +23,12 @@ GOLDEN_IMAGES = 8
 def check_name(name: str) -> str:
     """A bundle's name. Raises: TrainingError where it cannot be one."""
     try:
-        return TypeAdapter(Name).validate_python(name)
+        TypeAdapter(Name).validate_python(name)
     except ValidationError:
         raise TrainingError(
             f"{name!r} cannot be a bundle's name; give one of letters, digits, _, . or - by --name"
         ) from None
+    return name
 
 
 def make_golden(model: OnnxModel, spec: InputSpec, test: Split, folder: Path | None) -> Golden:

@@ -82,7 +82,7 @@ class Table(Source):
         test = self._read(self._test)
         return [Split(test.images, test.labels, f"test-{len(test)}")]
 
-    def _read(self, rows: NDArray[np.int64]) -> Labelled:
+    def _read(self, rows: NDArray[np.intp]) -> Labelled:
         images = read_images([self._files[row] for row in rows], self.spec)
         return Labelled(images, self._targets[rows])
 
