@@ -33,8 +33,8 @@ from benchmarks.h2load import framed, h2load, require_h2load
 from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm
 from benchmarks.workloads import Workload, hardware, workloads
 from convoy.bundle import Bundle
+from convoy.processors import processor_count
 from service.session import CPU, Device, Session
-from service.settings import cpu_count
 
 WARM_UP = 200
 
@@ -118,7 +118,7 @@ def bare_work(
     """What `timed` says of decoding one image and of running a batch of `size`."""
     spec = bundle.manifest.input
     decode = timed(lambda: load.pixels(spec), seconds) if load.encoded else (0.0, 0.0)
-    session = Session(bundle.model_path, Device(CPU), threads=cpu_count())
+    session = Session(bundle.model_path, Device(CPU), threads=processor_count())
     batch = np.stack([load.pixels(spec)] * size)
     return decode, timed(lambda: session.run(batch), seconds)
 

@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from convoy.processors import processor_count
 from service.errors import UsageError
 
 ENV_PREFIX = "CONVOY_"
@@ -26,11 +27,6 @@ ENV_PREFIX = "CONVOY_"
 FOREIGN_VARIABLES = {"CONVOY_CACHE", "CONVOY_DATA", "CONVOY_SERVER"}
 # What Kubernetes puts into every pod beside a Service that is named convoy.
 SERVICE_LINK = re.compile(r"CONVOY_(SERVICE|PORT)(_|$)")
-
-
-def cpu_count() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _address(value: str) -> str:
@@ -116,12 +112,13 @@ class Settings(BaseSettings):
     )
     max_message_bytes: Positive = Field(64 * 2**20, description="Bytes of one message at most.")
     decode_threads: Threads = Field(
-        default_factory=cpu_count,
-        description="Threads that decode images. Default: all processors.",
+        default_factory=processor_count,
+        description="Threads that decode images. Default: the processors this process may use.",
     )
     compute_threads: Threads = Field(
-        default_factory=cpu_count,
-        description="Threads of ONNX Runtime on the CPU, per model. Default: all processors.",
+        default_factory=processor_count,
+        description="Threads of ONNX Runtime on the CPU, per model. Default: the processors this "
+        "process may use.",
     )
     compute_timeout: Annotated[float, Field(gt=0, le=3600)] = Field(
         60.0,

@@ -115,14 +115,6 @@ def test_grace_period_is_longer_than_the_drain(settings: Settings, compose: Comp
         assert float(grace.removesuffix("s")) > settings.drain_timeout + 5
 
 
-def test_threads_keep_to_the_processors_of_the_container(
-    settings: Settings, compose: Compose
-) -> None:
-    for name in OURS:
-        processors = int(compose["services"][name]["cpus"])
-        assert settings.decode_threads == settings.compute_threads == processors
-
-
 def test_gpu_profile_reserves_a_gpu_and_insists_on_it(compose: Compose) -> None:
     gpu = compose["services"]["convoy-gpu"]
     assert gpu["profiles"] == ["gpu"]

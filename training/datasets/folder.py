@@ -5,7 +5,6 @@ Photos are decoded by `convoy.imaging`, as the service decodes them, and kept at
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from convoy.errors import ImageError
 from convoy.imaging import InputSpec, decode
+from convoy.processors import processor_count
 from training.datasets.base import Labelled, Source, Split, stratified_split
 from training.datasets.store import Store, allocate
 from training.errors import TrainingError
@@ -183,7 +183,7 @@ def is_utf8(name: str) -> bool:
 def read_images(files: Sequence[Path], spec: InputSpec) -> NDArray[np.uint8]:
     """Decode files as the service would, [N, H, W, C]. Raises: TrainingError naming the file."""
     images = allocate((len(files), *spec.shape))
-    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow releases the interpreter's lock
+    pool = ThreadPoolExecutor(processor_count())  # decoding releases the interpreter's lock
     try:
         for row, pixels in enumerate(pool.map(lambda file: read_image(file, spec), files)):
             images[row] = pixels

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from convoy.errors import ImageError
 from convoy.imaging import InputSpec, decode
+from convoy.processors import processor_count
 from training.errors import TrainingError
 
 MEMORY_LIMIT = 4 * 2**30
@@ -175,7 +176,7 @@ def _write_pixels(
             raise TrainingError(f"{entry[0]}: {error.strerror}") from None
 
     work = file.with_name(f".writing-{os.getpid()}-{file.name}")
-    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow releases the interpreter's lock
+    pool = ThreadPoolExecutor(processor_count())  # decoding releases the interpreter's lock
     try:
         new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
         with work.open("r+b") as opened:
