@@ -25,6 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from convoy.errors import ImageError
+from convoy.jpeg import check_scans
 from convoy.tiff import first_page
 
 
@@ -72,13 +73,8 @@ _FORMATS = {
 
 # Pillow unpacks run-length BMPs in Python, some 10 million pixels a second.
 _MAX_RLE_PIXELS = 4 * 2**20
-# libjpeg goes over the whole picture once for each scan of a progressive JPEG, however short the
-# scan is; real files have about ten.
-_MAX_SCANS = 100
 # Pillow unpacks each compressed text of a PNG, up to a megabyte each.
 _MAX_TEXTS = 32
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 
 def identify(data: bytes) -> str:
@@ -100,17 +96,17 @@ def open_image(data: bytes, name: str, max_pixels: int) -> ImageFile:
     Raises: ImageError, and whatever Pillow raises; see `guarded`.
     """
     if name == "WebP":
-        _check_pixels(_webp_size(data), max_pixels)  # opening one allocates its canvas
+        check_pixels(_webp_size(data), max_pixels)  # opening one allocates its canvas
     elif name == "TIFF":
         data = first_page(data, max_pixels)
     elif name == "PNG" and data.count(b"zTXt") + data.count(b"iTXt") > _MAX_TEXTS:
         raise ImageError(f"more than {_MAX_TEXTS} compressed texts in a PNG image")
     image = _PLUGINS[name](io.BytesIO(data))
-    _check_pixels(image.size, max_pixels)
+    check_pixels(image.size, max_pixels)
     if name == "JPEG" and "progressive" in image.info:
-        _check_scans(data)
+        check_scans(data)
     elif name == "BMP" and image.info["compression"] in (1, 2):
-        _check_pixels(image.size, min(_MAX_RLE_PIXELS, max_pixels))
+        check_pixels(image.size, min(_MAX_RLE_PIXELS, max_pixels))
     elif name == "PNG":
         _scale_transparent_colour(image, bits=data[24])
     return image
@@ -132,7 +128,8 @@ def load(image: ImageFile) -> Image.Image:
     return canvas
 
 
-def _check_pixels(size: tuple[int, int], limit: int) -> None:
+def check_pixels(size: tuple[int, int], limit: int) -> None:
+    """Refuse what is larger than `limit` pixels. Raises: ImageError."""
     width, height = size
     if width * height > limit:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {limit:,}")
@@ -148,15 +145,6 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     width, height = struct.unpack_from("<HH", data, 26)
     return width & 0x3FFF, height & 0x3FFF
-
-
-def _check_scans(data: bytes) -> None:
-    scans, at = 0, 2
-    while (found := _MARKER.search(data, at)) and data[found.end() - 1] != _END_OF_IMAGE:
-        scans += data[found.end() - 1] == _START_OF_SCAN
-        if scans > _MAX_SCANS:
-            raise ImageError(f"more than {_MAX_SCANS} scans in a progressive JPEG image")
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
 
 
 def _scale_transparent_colour(image: ImageFile, *, bits: int) -> None:

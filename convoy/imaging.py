@@ -19,7 +19,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from convoy.errors import ImageError
-from convoy.image_files import guarded, identify, load, open_image
+from convoy.image_files import check_pixels, guarded, identify, load, open_image
+from convoy.jpeg import Header, check_scans, decode_plain, read_header
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -85,23 +86,33 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def decode(data: Encoded, spec: InputSpec, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
-    """Decode an image file to the pixels that `spec` asks for.
+def decode(
+    data: Encoded,
+    spec: InputSpec,
+    limits: Limits = DEFAULT_LIMITS,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """Decode an image file to the pixels that `spec` asks for, into `out` where it is given.
 
     EXIF orientation is applied, transparency is laid over white, only the first frame is read.
     Embedded colour profiles are not applied. A JPEG is decoded at reduced scale where at least
     twice the target remains. Safe to call from several threads.
 
-    Returns: uint8 [height, width, channels], C-contiguous.
-    Raises: ImageError, with a text for whoever sent the image.
+    Returns: uint8 [height, width, channels], C-contiguous; so must `out` be.
+    Raises: ImageError, with a text for whoever sent the image; `out` may hold anything then.
     """
     size = memoryview(data).nbytes
     if size > limits.max_bytes:
         raise ImageError(f"{size:,} bytes, more than the limit of {limits.max_bytes:,}")
     data = bytes(data)
     name = identify(data)
+    if out is None:
+        out = np.empty(spec.shape, np.uint8)
     with guarded(name):
-        return _decode(data, name, spec, limits)
+        header = read_header(data) if name == "JPEG" else None
+        if header is None or not _decode_plain(data, header, spec, limits, out):
+            _decode_any(data, name, spec, limits, out)
+    return out
 
 
 def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
@@ -112,50 +123,88 @@ def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     Returns: uint8 [height, width, channels], C-contiguous.
     Raises: ImageError where Pillow cannot read or convert the image.
     """
+    out = np.empty(spec.shape, np.uint8)
     with guarded(image.format or image.mode):
         image.load()
-        image = _flatten(_upright(image), "L" if spec.channels == 1 else "RGB")
-        if image.size != (spec.width, spec.height):
-            image = image.resize(
-                (spec.width, spec.height),
-                _RESAMPLING[spec.interpolation],
-                box=_crop_box(image.size, spec),
-                # Shrink by a whole factor first while three times the target remain: large
-                # images cost a third, and the result differs by a level or two.
-                reducing_gap=3.0,
-            )
-        return np.array(image, dtype=np.uint8).reshape(spec.shape)
+        _fit(image, _orientation(image), spec, out)
+    return out
 
 
-def _decode(data: bytes, name: str, spec: InputSpec, limits: Limits) -> NDArray[np.uint8]:
+def _decode_plain(
+    data: bytes, header: Header, spec: InputSpec, limits: Limits, out: NDArray[np.uint8]
+) -> bool:
+    """Decode a JPEG without Pillow; False where only Pillow can tell what it is."""
+    size = header.width, header.height
+    check_pixels(size, limits.max_pixels)
+    if header.progressive:
+        check_scans(data)
+    orientation = _orientation_of(header.exif, header.xmp)
+    scale = _scale(size, _draft_size(spec, orientation))
+    channels = 1 if header.components == spec.channels == 1 else 3
+    whole = (orientation, *size, channels) == (1, spec.width, spec.height, spec.channels)
+    pixels = decode_plain(data, header, scale, channels, out if whole else None)
+    if pixels is None:
+        return False
+    if not whole:
+        grey = channels == 1
+        _fit(Image.fromarray(pixels[..., 0] if grey else pixels), orientation, spec, out)
+    return True
+
+
+def _decode_any(
+    data: bytes, name: str, spec: InputSpec, limits: Limits, out: NDArray[np.uint8]
+) -> None:
     with open_image(data, name, limits.max_pixels) as image:
+        orientation = _orientation(image)
         if name == "JPEG":
-            _draft(image, spec)
-        return fit(load(image), spec)
+            image.draft(None, _draft_size(spec, orientation))
+        _fit(load(image), orientation, spec, out)
 
 
-def _draft(image: Image.Image, spec: InputSpec) -> None:
-    """Ask libjpeg for 1/2, 1/4 or 1/8 of the size where that leaves twice the target."""
+def _fit(image: Image.Image, orientation: int, spec: InputSpec, out: NDArray[np.uint8]) -> None:
+    if orientation > 1:
+        image = image.transpose(_TRANSPOSE[orientation])
+    image = _flatten(image, "L" if spec.channels == 1 else "RGB")
+    if image.size != (spec.width, spec.height):
+        image = image.resize(
+            (spec.width, spec.height),
+            _RESAMPLING[spec.interpolation],
+            box=_crop_box(image.size, spec),
+            # Shrink by a whole factor first while three times the target remain: large
+            # images cost a third, and the result differs by a level or two.
+            reducing_gap=3.0,
+        )
+    out[...] = np.asarray(image).reshape(spec.shape)
+
+
+def _draft_size(spec: InputSpec, orientation: int) -> tuple[int, int]:
+    """The least (width, height), as stored in the file, that a reduced JPEG must have."""
     gap = 2.0 / spec.crop_fraction if spec.resize == "center-crop" else 2.0
     size = math.ceil(spec.width * gap), math.ceil(spec.height * gap)
-    image.draft(None, size[::-1] if _orientation(image) >= 5 else size)
+    return size[::-1] if orientation >= 5 else size
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    method = _TRANSPOSE.get(_orientation(image))
-    return image if method is None else image.transpose(method)
+def _scale(size: tuple[int, int], least: tuple[int, int]) -> int:
+    """libjpeg decodes at 1/2, 1/4 or 1/8 for less; the same choice as Pillow's `draft`."""
+    ratio = min(size[0] // least[0], size[1] // least[1])
+    return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8: from EXIF, else from XMP, else 1.
+    """EXIF orientation, 1 to 8, of an image that Pillow has opened.
 
     Not `Image.getexif`, which reads all of a block that may be broken or hostile, and warns.
     """
     exif = image.info.get("exif") or _exif_in_text(image)
-    found = _tiff_orientation(exif.removeprefix(b"Exif\0\0")) if exif else 0
+    xmp = image.info.get("xmp") or b""
+    return _orientation_of(exif.removeprefix(b"Exif\0\0"), xmp)
+
+
+def _orientation_of(exif: bytes, xmp: bytes | str) -> int:
+    """Orientation from EXIF, else from XMP, else 1."""
+    found = _tiff_orientation(exif) if exif else 0
     if 1 <= found <= 8:
         return found
-    xmp = image.info.get("xmp") or b""
     text = xmp.decode("latin-1") if isinstance(xmp, bytes) else str(xmp)
     match = _XMP_ORIENTATION.search(text)
     return int(match[1]) if match else 1

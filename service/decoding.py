@@ -20,7 +20,7 @@ SHARE = 4
 
 
 class Decoder:
-    """Decodes with `threads` threads; Pillow and libjpeg give up the GIL while they work."""
+    """Decodes with `threads` threads; the libraries give up the GIL while they work."""
 
     def __init__(self, limits: Limits, *, threads: int) -> None:
         self._limits = limits
@@ -67,6 +67,6 @@ def _decode_into(
         if not wanted.is_set():
             return
         try:
-            out[row] = decode(data, spec, limits)
+            decode(data, spec, limits, out=out[row])
         except ImageError as error:
             raise InvalidRequest(f"images[{row}]: {error}") from None

@@ -27,7 +27,7 @@ FORBIDDEN = {
 LAYERS: dict[str, list[tuple[str, ...]]] = {
     "convoy": [
         ("v1", "errors", "processors"),
-        ("tiff",),
+        ("jpeg", "tiff"),
         ("image_files",),
         ("imaging",),
         ("manifest", "golden"),
