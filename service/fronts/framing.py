@@ -36,7 +36,11 @@ class Frames:
             raise CallFailed(Code.UNIMPLEMENTED, f"grpc-encoding: {encoding.decode('latin-1')}")
         self._packed = encoding != b"identity"
         self._most = most
+        self._data = b""
+        self._at = 0
+        """Where the next message begins in the data; moving on spares a copy for each message."""
         self._chunks: list[bytes] = []
+        """What has come since."""
         self._size = 0
         self._needed = PREFIX.size
 
@@ -49,17 +53,22 @@ class Frames:
         """The next message, or None where it is not complete yet."""
         if self._size < self._needed:
             return None
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        compressed, length = PREFIX.unpack_from(data)
+        if self._chunks:
+            rest = self._data[self._at :]
+            parts = [rest, *self._chunks] if rest else self._chunks
+            self._data, self._at, self._chunks = b"".join(parts), 0, []
+        compressed, length = PREFIX.unpack_from(self._data, self._at)
         if length > self._most:
             raise _too_large(length, self._most)
-        end = PREFIX.size + length
-        if self._size < end:
-            self._chunks, self._needed = [data], end
+        self._needed = PREFIX.size + length
+        if self._size < self._needed:
             return None
-        rest = data[end:]
-        self._chunks, self._size, self._needed = [rest] if rest else [], len(rest), PREFIX.size
-        message = data[PREFIX.size : end]
+        message = self._data[self._at + PREFIX.size : self._at + self._needed]
+        self._at += self._needed
+        self._size -= self._needed
+        self._needed = PREFIX.size
+        if not self._size:
+            self._data, self._at = b"", 0
         return self._unpack(message) if compressed else message
 
     def end(self) -> None:
