@@ -69,12 +69,15 @@ class Application:
             _end(error)
         except Exception:
             log.exception("crashed")
-            os._exit(1)
+        finally:
+            os._exit(1)  # also where nobody is left to read the log
 
 
 def _end(error: StartupError) -> None:
-    sys.stderr.write(f"convoy-serve: {error}\n")
-    os._exit(error.exit_code)
+    try:
+        sys.stderr.write(f"convoy-serve: {error}\n")
+    finally:
+        os._exit(error.exit_code)
 
 
 async def _ignore_signals() -> None:
