@@ -227,7 +227,9 @@ def test_requests_without_images_do_not_run_ahead_of_their_answers() -> None:
 
     async def take_one() -> None:
         decoder = Decoder(Limits(1, 1), threads=1)
-        classifier = ImageClassifier(decoder, Metrics(), max_images=1, stream_images=4)
+        classifier = ImageClassifier(
+            decoder, Metrics(), max_images=1, max_streams=1, stream_images=4
+        )
         async with aclosing(classifier.classify_stream(requests())) as replies:
             await anext(replies)
             for _ in range(100):
