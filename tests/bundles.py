@@ -26,10 +26,12 @@ from convoy.bundle import (
     Golden,
     Manifest,
     Provenance,
+    list_versions,
     write_bundle,
 )
 from convoy.imaging import InputSpec
 
+MODELS = Path(__file__).resolve().parent.parent / "models"
 COLOURS = ("red", "green", "blue")
 GAIN = 10.0
 OPSET = 18
@@ -72,6 +74,11 @@ def make_bundle(
     model = make_model(len(labels), spec, flaw).SerializeToString()
     golden = _golden(spec, len(labels)).to_bytes()
     return write_bundle(models, manifest, {MODEL_FILE: model, GOLDEN_FILE: golden})
+
+
+def shipped_bundle() -> Bundle:
+    """The newest version of the model that comes with the repository."""
+    return Bundle.open(MODELS / "cifar10" / str(list_versions(MODELS)["cifar10"][-1]))
 
 
 def expected(pixels: NDArray[np.uint8], classes: int = len(COLOURS)) -> NDArray[np.float64]:

@@ -11,14 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 import convoy
-from convoy.bundle import Bundle
 from convoy.imaging import decode
+from tests.bundles import shipped_bundle
 from tests.conftest import ROOT
 from tests.servers import Running, running_server
 
 pytestmark = pytest.mark.usefixtures("front")
 
-BUNDLE = ROOT / "models" / "cifar10" / "1"
 CLASSES = 10
 
 
@@ -44,7 +43,7 @@ def photos(data: Path) -> list[Path]:
 
 def direct(photos: list[Path]) -> NDArray[np.float32]:
     """Probabilities [N, K], one image at a time, without a server."""
-    bundle = Bundle.open(BUNDLE)
+    bundle = shipped_bundle()
     session = ort.InferenceSession(bundle.model_path, providers=["CPUExecutionProvider"])
     pixels = [decode(path.read_bytes(), bundle.manifest.input) for path in photos]
     rows = [session.run(None, {"images": one[None]})[0] for one in pixels]
@@ -66,7 +65,7 @@ def test_every_test_image_gets_the_label_of_a_direct_loop(
     assert np.abs(got - want).max() <= 1e-5
     assert (got.argmax(1) == want.argmax(1)).all()
 
-    quality = {one.split: one for one in Bundle.open(BUNDLE).manifest.quality}
+    quality = {one.split: one for one in shipped_bundle().manifest.quality}
     right = [
         result.label == path.parent.name
         for result, path in zip(results, photos, strict=True)

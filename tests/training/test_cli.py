@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from convoy.bundle import Bundle, list_versions
+from tests.bundles import shipped_bundle
 from tests.training.sources import cut_mnist
 from training.cli import main
 from training.datasets import open_source, split_training
@@ -30,8 +31,6 @@ name = "cnn"
 filters = [4]
 hidden = 4
 """
-
-MODELS = Path(__file__).resolve().parents[2] / "models"
 
 
 @pytest.fixture
@@ -174,7 +173,7 @@ def test_the_shipped_model_is_as_good_as_its_manifest_says(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = "test-lossless-1000"
-    bundle = Bundle.open(MODELS / "cifar10" / "1")
+    bundle = shipped_bundle()
     options = ["--data", str(data), "--split", split, "--json"]
     assert main(["evaluate", str(bundle.path), *options]) == 0
     (measured,) = json.loads(capsys.readouterr().out)

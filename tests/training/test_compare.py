@@ -9,13 +9,11 @@ import pytest
 from scipy.stats import binomtest
 
 from convoy.bundle import Bundle, write_bundle
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, shipped_bundle
 from tests.training.colours import write_photos
 from training.cli import main
 from training.compare import compare_bundles, gain_interval, mcnemar
 from training.errors import TrainingError
-
-SHIPPED = Path(__file__).resolve().parents[2] / "models" / "cifar10"
 
 
 @pytest.mark.parametrize(("old", "new"), [(0, 1), (5, 15), (7, 7), (121, 59), (3000, 2800)])
@@ -89,7 +87,7 @@ def test_the_exit_code_is_the_answer(
 def test_the_shipped_model_beats_the_mean_colour(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shipped = Bundle.open(max(SHIPPED.iterdir(), key=lambda version: int(version.name)))
+    shipped = shipped_bundle()
     labels = shipped.manifest.labels[::-1]  # without a recipe, and in another order
     colour = make_bundle(tmp_path / "models", labels=labels)
     options = ["--data", str(data), "--split", "test-lossless-1000"]
