@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.servers import PATIENCE
 from tests.training.colours import tiny_recipe
 from tests.training.stopping import full_disk
 from training.cli import main
@@ -145,5 +147,8 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path: Path) -> None:
             for epoch in range(1, 100):
                 tracker.add({"epoch": epoch, **ENTRY})
 
+    others = set(threading.enumerate())
     with pytest.raises(TrainingError, match="tensorboard: File too large"):
         write()
+    for thread in set(threading.enumerate()) - others:
+        thread.join(PATIENCE)  # so that its error is this test's
