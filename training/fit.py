@@ -18,6 +18,7 @@ from training.distributed import LostProcess, Team, contact, join, restarts, wor
 from training.errors import TrainingError
 from training.export import export_run
 from training.feed import Batches
+from training.memory import keep_freed_memory
 from training.new_bundle import check_name, golden_files
 from training.progress import HEAD
 from training.recipe import Recipe, load_recipe
@@ -39,6 +40,7 @@ def fit(arguments: argparse.Namespace) -> Bundle | None:
         check_name(arguments.name)  # likewise
     if world_size() > 1 and arguments.run is None:
         raise TrainingError("name the run's folder with --run-dir: a restart must find it again")
+    keep_freed_memory()
     with join() as team:
         trained = _train(recipe, arguments, team)
     if not team.leads:
