@@ -61,7 +61,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
     ],
     "training": [
-        ("errors", "memory"),
+        ("errors", "jpeg", "memory"),
         ("metrics", "recipe"),
         ("augment", "datasets", "networks", "objectives"),
         ("classifier", "measure", "runs", "temperature", "thresholds"),
