@@ -77,7 +77,7 @@ def _coded(planes: Tensor, table: tuple[tuple[int, ...], ...], quality: Tensor) 
 
 
 def _halved(planes: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels; a half is rounded up in every other column, so that none are biased."""
+    """Means of 2 x 2 pixels; a half is rounded up in every other column, without bias."""
     planes = F.pad(planes, (0, planes.shape[3] % 2, 0, planes.shape[2] % 2), mode="replicate")
     means = F.avg_pool2d(planes, 2)
     odd = torch.arange(means.shape[3], device=means.device) % 2
