@@ -1,7 +1,7 @@
 """Dynamic batching of anything: it knows neither images nor networks.
 
 An `Item` waits in the `Queue` of its `Batcher`. A batch closes when it is full, or when its oldest
-item has waited `max_delay` and the worker is free; what joins it is decided at that moment, so load
+item has waited `max_delay` and a worker is free; what joins it is decided at that moment, so load
 itself makes batches larger. Whoever has left by then costs no compute. Each item is resolved on its
 own.
 """
@@ -92,7 +92,7 @@ class Queue(Generic[T, R]):
 
 
 class Batcher(Generic[T, R]):
-    """Runs what is submitted in batches, one batch at a time.
+    """Runs what is submitted in batches, `concurrency` of them at a time.
 
     `run` gets the payloads of a batch and returns as many results in the same order; a result that
     is an exception fails its own item only.
@@ -104,6 +104,7 @@ class Batcher(Generic[T, R]):
         *,
         max_batch_size: int,
         max_delay: float,
+        concurrency: int = 1,
         on_batch: Callable[[int], None] = lambda size: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -114,7 +115,7 @@ class Batcher(Generic[T, R]):
         self._clock = clock
         self._queue: Queue[T, R] = Queue(clock)
         self._arrived = asyncio.Event()
-        self._worker = asyncio.create_task(self._work())
+        self._workers = [asyncio.create_task(self._work()) for _ in range(concurrency)]
 
     @property
     def depth(self) -> int:
@@ -143,14 +144,15 @@ class Batcher(Generic[T, R]):
         return item
 
     def flush(self) -> None:
-        """From now on close every batch as soon as the worker is free."""
+        """From now on close every batch as soon as a worker is free."""
         self._max_delay = 0.0
         self._arrived.set()
 
     async def close(self) -> None:
         """Stop; whoever still waits gets NotServing."""
-        self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
         for item in self._queue.take(self._queue.size).items:
             item.result.set_exception(NotServing("the service is stopping"))
 

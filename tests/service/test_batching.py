@@ -79,6 +79,29 @@ async def test_what_waits_while_the_worker_is_busy_becomes_one_batch() -> None:
 
 
 @scenario
+async def test_as_many_batches_as_told_run_at_once() -> None:
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=2, max_delay=0, concurrency=2)
+    tasks = [asyncio.create_task(batcher.submit(value)) for value in range(6)]
+    await settle()
+    assert network.batches == [[0, 1], [2, 3]]
+    release(network)
+    assert [item.result.result() for item in await asyncio.gather(*tasks)] == [0, 2, 4, 6, 8, 10]
+    await batcher.close()
+
+
+@scenario
+async def test_closing_gives_up_every_batch_that_runs() -> None:
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=1, max_delay=0, concurrency=2)
+    tasks = [asyncio.create_task(batcher.submit(value)) for value in range(3)]
+    await settle()
+    await batcher.close()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [NotServing] * 3
+
+
+@scenario
 async def test_sizes_fill_a_batch_and_never_overfill_it() -> None:
     network = Network(gated=True)
     sizes: list[int] = []
