@@ -34,7 +34,8 @@ from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm
 from benchmarks.workloads import Workload, hardware, workloads
 from convoy.bundle import Bundle
 from convoy.processors import processor_count
-from service.session import CPU, Device, Session
+from service.devices import CPU, Device
+from service.session import Session
 
 WARM_UP = 200
 

@@ -9,32 +9,60 @@ import numpy as np
 from convoy.bundle import GOLDEN_FILE, Bundle, Golden, Manifest
 from convoy.errors import BundleError, ImageError
 from convoy.imaging import decode
+from service.bound import BoundSession
+from service.devices import Device, Plan, providers
 from service.errors import ModelFailure, OutOfMemory, UnfitError
-from service.session import Device, Session
+from service.session import Session
 
 
-def load(
-    path: Path, device: Device, *, max_batch_size: int, threads: int
-) -> tuple[Bundle, Session]:
-    """Check a bundle's files, load its network, replay its golden inputs, warm it up.
+def open_bundle(path: Path) -> tuple[Bundle, Golden]:
+    """Check a bundle's files and read its golden inputs.
 
     Raises: UnfitError naming the file and the reason.
     """
     try:
         bundle = Bundle.open(path)
-        golden = bundle.golden()
+        return bundle, bundle.golden()
     except BundleError as error:
         raise UnfitError(str(error)) from None
-    session = Session(bundle.model_path, device, threads=threads)
+
+
+def open_session(
+    bundle: Bundle, golden: Golden, device: Device, *, max_batch_size: int, threads: int
+) -> Session:
+    """Load a bundle's network, warm it up, replay the golden inputs.
+
+    To be called in the thread that is to use the session.
+
+    Raises: UnfitError naming the file and the reason.
+    """
     most = batch_limit(bundle.manifest, max_batch_size)
+    session = _load(bundle, device, most, threads)
     try:
-        _replay(bundle, golden, session, most)
+        # First, so that what is proven is what will run: on CUDA, recorded graphs.
         _warm_up(golden, session, most)
+        _replay(bundle, golden, session, most)
     except ModelFailure as error:
         raise UnfitError(f"{bundle.model_path}: {error.detail}") from None
     except OutOfMemory as error:
         raise UnfitError(f"{bundle.model_path}: {error}: lower --max-batch-size") from None
-    return bundle, session
+    return session
+
+
+def _load(bundle: Bundle, device: Device, most: int, threads: int) -> Session:
+    path, manifest = bundle.model_path, bundle.manifest
+    options = providers(device, Plan())
+    if not device.bound:
+        return Session(path, device, threads=threads, providers=options)
+    return BoundSession(
+        path,
+        device,
+        most=most,
+        shape=manifest.input.shape,
+        classes=len(manifest.labels),
+        threads=threads,
+        providers=options,
+    )
 
 
 def batch_limit(manifest: Manifest, wanted: int) -> int:
@@ -72,8 +100,8 @@ def _replay(bundle: Bundle, golden: Golden, session: Session, most: int) -> None
         )
 
 
-def _warm_up(golden: Golden, session: Session, max_batch_size: int) -> None:
+def _warm_up(golden: Golden, session: Session, most: int) -> None:
     """Run every batch size that can occur: ONNX Runtime plans memory and kernels per shape."""
-    images = np.resize(golden.pixels, (max_batch_size, *golden.pixels.shape[1:]))
-    for size in range(max_batch_size, 0, -1):
+    images = np.resize(golden.pixels, (most, *golden.pixels.shape[1:]))
+    for size in reversed(session.sizes(most)):
         session.run(images[:size])

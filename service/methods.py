@@ -34,7 +34,8 @@ from service.errors import (
 from service.metrics import Metrics
 from service.replies import answer, describe, record_times
 from service.repository import Repository
-from service.served import Rows, ServedModel
+from service.served import ServedModel
+from service.session import Rows
 from service.status import UNKNOWN_TEXT, pushback_ms, status_of
 from service.streaming import Window
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from convoy.manifest import Manifest
 from convoy.v1 import image_classifier_pb2 as pb
 from service.batching import Item
-from service.served import Rows, Scores, ServedModel
+from service.served import ServedModel
+from service.session import Rows, Scores
 
 # Below this many classes, sorting a Python list beats NumPy's call overhead.
 FEW_CLASSES = 64

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from functools import partial
 from time import monotonic
 
-from convoy.bundle import list_versions
+from convoy.bundle import Bundle, Golden, list_versions
+from service.devices import Device, NoCudaError
 from service.errors import InvalidRequest, ModelNotFound, UnfitError, UsageError
-from service.loading import load
+from service.loading import open_bundle, open_session
 from service.metrics import Metrics
-from service.served import ServedModel
-from service.session import Device, NoCudaError
+from service.served import ServedModel, Slot
 from service.settings import Settings
+from service.worker import Worker
 
 MOST_NAMED = 20
 
@@ -83,23 +85,37 @@ async def _load_all(
     for name, versions in found.items():
         start = monotonic()
         try:
-            bundle, session = await asyncio.to_thread(
-                load,
-                settings.models / name / str(versions[-1]),
-                device,
-                max_batch_size=settings.max_batch_size,
-                threads=settings.compute_threads,
-            )
+            path = settings.models / name / str(versions[-1])
+            bundle, golden = await asyncio.to_thread(open_bundle, path)
+            # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
+            slots = [
+                await _open_slot(bundle, golden, device, settings, f"onnxruntime-{name}-{number}")
+                for number in range(device.slots)
+            ]
         except NoCudaError:
             raise  # the same for every model
         except UnfitError as error:
             broken.append(str(error))
             continue
         counted = metrics.model(
-            name, versions[-1], precision=bundle.manifest.precision, provider=session.provider
+            name, versions[-1], precision=bundle.manifest.precision, provider=device.provider
         )
         counted.load_seconds = monotonic() - start
-        models[name] = ServedModel(bundle, session, settings, counted)
+        models[name] = ServedModel(bundle, slots, settings, counted)
     if broken:
         raise UnfitError("; ".join(broken))
     return models
+
+
+async def _open_slot(
+    bundle: Bundle, golden: Golden, device: Device, settings: Settings, name: str
+) -> Slot:
+    worker = Worker(name)
+    make = partial(
+        open_session, max_batch_size=settings.max_batch_size, threads=settings.compute_threads
+    )
+    try:
+        return Slot(await worker.run(make, bundle, golden, device), worker)
+    except BaseException:
+        worker.close()
+        raise

@@ -1,4 +1,4 @@
-"""One model that serves: its bundle, its session, the thread that owns it, and its batcher."""
+"""One model that serves: its bundle, its sessions with their threads, and its batcher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from time import monotonic
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from convoy.bundle import Bundle
 from service.admission import Admission
@@ -17,32 +16,50 @@ from service.batching import Batcher, Item
 from service.errors import ModelFailure, OutOfMemory
 from service.loading import batch_limit
 from service.metrics import ModelMetrics
-from service.session import Session
+from service.session import Rows, Scores, Session
 from service.settings import Settings
 from service.worker import Worker
 
 log = structlog.get_logger()
 
-Rows = NDArray[np.uint8]
-Scores = NDArray[np.float32]
+
+class Slot:
+    """A session and the thread that owns it: one batch at a time."""
+
+    def __init__(self, session: Session, worker: Worker) -> None:
+        self.began = math.inf
+        """When the present batch began to compute; infinity where there is none."""
+        self._session = session
+        self._worker = worker
+
+    async def run(self, batch: list[Rows], classes: int) -> list[Scores | Exception]:
+        """`run_rows` in the thread."""
+        self.began = monotonic()
+        try:
+            return await self._worker.run(run_rows, self._session, batch, classes)
+        finally:
+            self.began = math.inf
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._worker.close()
 
 
 class ServedModel:
-    """A bundle that has proved itself on this machine; made by `loading.load`."""
+    """A bundle whose sessions have proved themselves on this machine."""
 
     def __init__(
-        self, bundle: Bundle, session: Session, settings: Settings, metrics: ModelMetrics
+        self, bundle: Bundle, slots: list[Slot], settings: Settings, metrics: ModelMetrics
     ) -> None:
         manifest = bundle.manifest
         self.manifest = manifest
         self.spec = manifest.input
         self.labels = manifest.labels
-        self.provider = session.provider
+        self.provider = metrics.provider
         self.max_batch_size = batch_limit(manifest, settings.max_batch_size)
         self.metrics = metrics
-        self._session = session
-        self._batch_began = math.inf
-        self._worker = Worker(f"onnxruntime-{manifest.name}")
+        self._slots = slots
+        self._free = list(slots)
         self.admission = Admission(
             max_images=settings.max_queue_size,
             max_bytes=settings.max_queue_bytes,
@@ -52,6 +69,7 @@ class ServedModel:
             self._run_batch,
             max_batch_size=self.max_batch_size,
             max_delay=settings.max_delay_ms / 1000,
+            concurrency=len(slots),
             on_batch=metrics.batch_size.observe,
         )
         metrics.depth = lambda: self._batcher.depth
@@ -76,24 +94,25 @@ class ServedModel:
                 task.cancel()
 
     def hangs(self, limit: float) -> bool:
-        """Whether the present batch has been computing for more than `limit` seconds."""
-        return monotonic() - self._batch_began > limit
+        """Whether a batch has been computing for more than `limit` seconds."""
+        return any(monotonic() - slot.began > limit for slot in self._slots)
 
     def flush(self) -> None:
         """Let nothing wait for company any more: the service is draining."""
         self._batcher.flush()
 
     async def close(self) -> None:
-        """Stop the batcher and let the session go."""
+        """Stop the batcher and let the sessions go."""
         await self._batcher.close()
-        self._worker.close()
+        for slot in self._slots:
+            slot.close()
 
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
-        self._batch_began = monotonic()
+        slot = self._free.pop()  # the batcher runs no more batches than there are slots
         try:
-            return await self._worker.run(run_rows, self._session, batch, len(self.labels))
+            return await slot.run(batch, len(self.labels))
         finally:
-            self._batch_began = math.inf
+            self._free.append(slot)
 
 
 def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores | Exception]:
@@ -101,7 +120,7 @@ def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores |
 
     A request whose rows are not finite numbers gets an error; its neighbours do not.
     """
-    rows = run_halved(session, batch[0] if len(batch) == 1 else np.concatenate(batch))
+    rows = run_halved(session, batch)
     if rows.shape[1] != classes:
         raise ModelFailure(
             f"{rows.shape[1]} probabilities an image, the manifest has {classes} labels"
@@ -117,16 +136,17 @@ def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores |
     return results
 
 
-def run_halved(session: Session, images: Rows) -> Scores:
+def run_halved(session: Session, parts: list[Rows]) -> Scores:
     """Classify images [N, H, W, C] at once, or in halves where the device's memory is short.
 
     Raises: OutOfMemory where it holds not even one; ModelFailure.
     """
     try:
-        return session.run(images)
+        return session.run(*parts)
     except OutOfMemory:
+        images = np.concatenate(parts)
         if len(images) == 1:
             raise
         log.warning("out_of_memory", images=len(images))
-        middle = len(images) // 2
-        return np.concatenate([run_halved(session, part) for part in np.split(images, [middle])])
+        halves = np.split(images, [len(images) // 2])
+        return np.concatenate([run_halved(session, [half]) for half in halves])

@@ -16,6 +16,7 @@ import structlog
 from convoy.imaging import Limits
 from service.carrier import Carrier
 from service.decoding import Decoder
+from service.devices import CPU, Device, NoCudaError, select_device
 from service.errors import StartupError
 from service.fronts.grpcio import GrpcioFront
 from service.health import Health
@@ -24,7 +25,6 @@ from service.methods import ImageClassifier
 from service.metrics import Metrics
 from service.repository import Repository, open_repository
 from service.rpcs import SERVICE, Rpc, rpcs
-from service.session import CPU, Device, NoCudaError, select_device
 from service.settings import Settings
 
 BEAT_SECONDS = 1.0

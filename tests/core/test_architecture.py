@@ -45,9 +45,10 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
     ],
     "service": [
-        ("errors", "logs"),
-        ("deadlines", "settings", "status", "wire"),
+        ("cuda", "errors", "logs"),
+        ("deadlines", "devices", "settings", "status", "wire"),
         ("admission", "batching", "decoding", "metrics", "session", "worker"),
+        ("bound",),
         ("loading", "served"),
         ("repository",),
         ("replies", "streaming"),
