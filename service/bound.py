@@ -9,7 +9,6 @@ that the device copies from by itself.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -18,7 +17,7 @@ import structlog
 from convoy.bundle import INPUT_NAME, OUTPUT_NAME
 from service import cuda
 from service.devices import CPU, Device
-from service.session import Rows, Scores, Session, request_error
+from service.session import ON_CPU, Providers, Rows, Scores, Session, request_error
 
 # Tells ONNX Runtime which of the recorded CUDA graphs a run is.
 GRAPH_KEY = "gpu_graph_id"
@@ -79,7 +78,7 @@ class BoundSession(Session):
         shape: tuple[int, int, int],
         classes: int,
         threads: int,
-        providers: list[Any] | None = None,
+        providers: Providers = ON_CPU,
     ) -> None:
         super().__init__(model, device, threads=threads, providers=providers)
         self._rows = np.zeros((most, *shape), np.uint8)

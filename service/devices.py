@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import onnxruntime as ort
 
 from service import cuda
 from service.errors import UnfitError
 
-TENSORRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
+TENSORRT, CUDA = "TensorrtExecutionProvider", "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
 # While one batch computes, the next is copied.
 GPU_SLOTS = 2
 _REMEDY = "install the NVIDIA driver and Convoy's extra `gpu`, or start with --device cpu"
@@ -95,17 +96,16 @@ def not_loaded(device: Device, got: str) -> NoCudaError:
     )
 
 
-def providers(
+def provider_options(
     device: Device, plan: Plan, *, memory_limit: int | None = None, engines: Engines | None = None
-) -> list[Any]:
+) -> list[tuple[str, dict[str, str]]]:
     """The providers of a session, in order of preference, with their options.
 
     `memory_limit` is in bytes, for each session. `engines` is needed for TensorRT.
     """
-    if device.provider == CPU:
-        return [CPU]
-    cuda.load_libraries(tensorrt=device.provider == TENSORRT)
-    found: list[Any] = [(CUDA, _cuda_options(device, plan, memory_limit)), CPU]
+    found: list[tuple[str, dict[str, str]]] = [(CPU, {})]
+    if device.provider != CPU:
+        found.insert(0, (CUDA, _cuda_options(device, plan, memory_limit)))
     if device.provider == TENSORRT:
         assert engines is not None
         found.insert(0, (TENSORRT, _tensorrt_options(device, engines)))

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
+import structlog
 
-from convoy.bundle import GOLDEN_FILE, Bundle, Golden, Manifest
+from convoy.bundle import GOLDEN_FILE, MODEL_FILE, Bundle, Golden, Manifest
 from convoy.errors import BundleError, ImageError
 from convoy.imaging import decode
+from service import cuda
 from service.bound import BoundSession
-from service.devices import Device, Plan, providers
+from service.devices import CPU, TENSORRT, Device, Engines, Plan, provider_options
 from service.errors import ModelFailure, OutOfMemory, UnfitError
 from service.session import Session
+from service.settings import Settings
+from service.tuning import Memory, choose, cost, filled
+
+log = structlog.get_logger()
 
 
 def open_bundle(path: Path) -> tuple[Bundle, Golden]:
@@ -27,8 +37,33 @@ def open_bundle(path: Path) -> tuple[Bundle, Golden]:
         raise UnfitError(str(error)) from None
 
 
+def find_plan(bundle: Bundle, golden: Golden, device: Device, settings: Settings) -> Plan:
+    """How to run a network on a device: what was measured before, or now, on CUDA alone.
+
+    Raises: UnfitError naming the file and the reason.
+    """
+    if not device.bound or device.provider == TENSORRT:
+        return Plan()
+    most = batch_limit(bundle.manifest, settings.max_batch_size)
+    memory = Memory(
+        settings.cache / "plans",
+        model=bundle.manifest.files[MODEL_FILE].sha256,
+        batch=most,
+        gpu=None if device.provider == CPU else asdict(cuda.describe(device.index)),
+        onnxruntime=ort.__version__,
+    )
+    if (plan := memory.recall()) is not None:
+        return plan
+    images = filled(golden.pixels, most)
+    with _fit(bundle):
+        plan = choose(lambda plan: cost(_load(bundle, device, plan, settings), images))
+    memory.keep(plan)
+    log.info("plan", model=bundle.manifest.name, **asdict(plan))
+    return plan
+
+
 def open_session(
-    bundle: Bundle, golden: Golden, device: Device, *, max_batch_size: int, threads: int
+    bundle: Bundle, golden: Golden, device: Device, plan: Plan, settings: Settings
 ) -> Session:
     """Load a bundle's network, warm it up, replay the golden inputs.
 
@@ -36,24 +71,40 @@ def open_session(
 
     Raises: UnfitError naming the file and the reason.
     """
-    most = batch_limit(bundle.manifest, max_batch_size)
-    session = _load(bundle, device, most, threads)
-    try:
+    most = batch_limit(bundle.manifest, settings.max_batch_size)
+    session = _load(bundle, device, plan, settings)
+    with _fit(bundle):
         # First, so that what is proven is what will run: on CUDA, recorded graphs.
         _warm_up(golden, session, most)
         _replay(bundle, golden, session, most)
+    return session
+
+
+@contextmanager
+def _fit(bundle: Bundle) -> Iterator[None]:
+    """A model that fails in here is not fit to serve."""
+    try:
+        yield
     except ModelFailure as error:
         raise UnfitError(f"{bundle.model_path}: {error.detail}") from None
     except OutOfMemory as error:
         raise UnfitError(f"{bundle.model_path}: {error}: lower --max-batch-size") from None
-    return session
 
 
-def _load(bundle: Bundle, device: Device, most: int, threads: int) -> Session:
-    path, manifest = bundle.model_path, bundle.manifest
-    options = providers(device, Plan())
+def _load(bundle: Bundle, device: Device, plan: Plan, settings: Settings) -> Session:
+    path, manifest, threads = bundle.model_path, bundle.manifest, settings.compute_threads
     if not device.bound:
-        return Session(path, device, threads=threads, providers=options)
+        return Session(path, device, threads=threads)
+    if device.provider != CPU:
+        cuda.load_libraries(tensorrt=device.provider == TENSORRT)
+    most = batch_limit(manifest, settings.max_batch_size)
+    limit = settings.gpu_memory_limit
+    options = provider_options(
+        device,
+        plan,
+        memory_limit=None if limit is None else limit // device.slots,
+        engines=_engines(manifest, most, settings.cache) if device.provider == TENSORRT else None,
+    )
     return BoundSession(
         path,
         device,
@@ -63,6 +114,17 @@ def _load(bundle: Bundle, device: Device, most: int, threads: int) -> Session:
         threads=threads,
         providers=options,
     )
+
+
+def _engines(manifest: Manifest, most: int, cache: Path) -> Engines:
+    folder = cache / "tensorrt" / manifest.files[MODEL_FILE].sha256[:32]
+    kept: Path | None = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("engines_not_kept", folder=str(folder), reason=error.strerror)
+        kept = None
+    return Engines(kept, manifest.input.shape, most, half=manifest.precision == "fp16")
 
 
 def batch_limit(manifest: Manifest, wanted: int) -> int:
@@ -102,6 +164,6 @@ def _replay(bundle: Bundle, golden: Golden, session: Session, most: int) -> None
 
 def _warm_up(golden: Golden, session: Session, most: int) -> None:
     """Run every batch size that can occur: ONNX Runtime plans memory and kernels per shape."""
-    images = np.resize(golden.pixels, (most, *golden.pixels.shape[1:]))
+    images = filled(golden.pixels, most)
     for size in reversed(session.sizes(most)):
         session.run(images[:size])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from time import monotonic
 
-from convoy.bundle import Bundle, Golden, list_versions
+from convoy.bundle import Bundle, list_versions
 from service.devices import Device, NoCudaError
 from service.errors import InvalidRequest, ModelNotFound, UnfitError, UsageError
-from service.loading import open_bundle, open_session
+from service.loading import find_plan, open_bundle, open_session
 from service.metrics import Metrics
 from service.served import ServedModel, Slot
+from service.session import Session
 from service.settings import Settings
 from service.worker import Worker
 
@@ -86,12 +88,7 @@ async def _load_all(
         start = monotonic()
         try:
             path = settings.models / name / str(versions[-1])
-            bundle, golden = await asyncio.to_thread(open_bundle, path)
-            # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
-            slots = [
-                await _open_slot(bundle, golden, device, settings, f"onnxruntime-{name}-{number}")
-                for number in range(device.slots)
-            ]
+            bundle, slots = await _open(path, device, settings)
         except NoCudaError:
             raise  # the same for every model
         except UnfitError as error:
@@ -107,15 +104,19 @@ async def _load_all(
     return models
 
 
-async def _open_slot(
-    bundle: Bundle, golden: Golden, device: Device, settings: Settings, name: str
-) -> Slot:
+async def _open(path: Path, device: Device, settings: Settings) -> tuple[Bundle, list[Slot]]:
+    bundle, golden = await asyncio.to_thread(open_bundle, path)
+    plan = await asyncio.to_thread(find_plan, bundle, golden, device, settings)
+    make = partial(open_session, bundle, golden, device, plan, settings)
+    name = f"onnxruntime-{bundle.manifest.name}"
+    # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
+    return bundle, [await _open_slot(make, f"{name}-{one}") for one in range(device.slots)]
+
+
+async def _open_slot(make: Callable[[], Session], name: str) -> Slot:
     worker = Worker(name)
-    make = partial(
-        open_session, max_batch_size=settings.max_batch_size, threads=settings.compute_threads
-    )
     try:
-        return Slot(await worker.run(make, bundle, golden, device), worker)
+        return Slot(await worker.run(make), worker)
     except BaseException:
         worker.close()
         raise

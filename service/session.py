@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -20,29 +20,31 @@ MEMORY_RETRY_SECONDS = 1.0
 
 Rows = NDArray[np.uint8]
 Scores = NDArray[np.float32]
+Providers = Sequence[tuple[str, dict[str, str]]]
+ON_CPU: Providers = ((CPU, {}),)
 
 
 class Session:
     """A loaded network; `run` may be called from one thread at a time.
 
-    `providers` are those of `devices.providers`. Raises: UnfitError where the file is no
-    classifier; NoCudaError where the session did not get the device's provider.
+    Raises: UnfitError where the file is no classifier; NoCudaError where the device's provider did
+    not load.
     """
 
     def __init__(
-        self, model: Path, device: Device, *, threads: int, providers: list[Any] | None = None
+        self, model: Path, device: Device, *, threads: int, providers: Providers = ON_CPU
     ) -> None:
         try:
             self._session = ort.InferenceSession(
-                model, _options(threads), providers=providers or [CPU]
+                model, _options(threads), providers=list(providers)
             )
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
             raise UnfitError(
                 f"{model}: ONNX Runtime cannot load it: {_first_line(error)}"
             ) from None
-        self.provider: str = self._session.get_providers()[0]
-        if self.provider != device.provider:
-            raise not_loaded(device, self.provider)
+        provider = self._session.get_providers()[0]
+        if provider != device.provider:
+            raise not_loaded(device, provider)
         self._check_signature(model)
 
     def sizes(self, most: int) -> tuple[int, ...]:

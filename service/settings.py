@@ -24,7 +24,7 @@ from service.errors import UsageError
 
 ENV_PREFIX = "CONVOY_"
 # Variables of the client and of training, which may stand in the same environment.
-FOREIGN_VARIABLES = {"CONVOY_CACHE", "CONVOY_DATA", "CONVOY_SERVER"}
+FOREIGN_VARIABLES = {"CONVOY_DATA", "CONVOY_SERVER"}
 # What Kubernetes puts into every pod beside a Service that is named convoy.
 SERVICE_LINK = re.compile(r"CONVOY_(SERVICE|PORT)(_|$)")
 
@@ -37,9 +37,13 @@ def _address(value: str) -> str:
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
-        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d{1,3})?", value):
+        raise ValueError("must be auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")
     return value
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "convoy"
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -85,7 +89,19 @@ class Settings(BaseSettings):
         "or exit with code 1.",
     )
     device: Device = Field(
-        "auto", description="auto, cpu, cuda or cuda:N. cuda refuses to start without CUDA."
+        "auto",
+        description="auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N. What is named and missing is "
+        "an error; auto falls back to the CPU.",
+    )
+    gpu_memory_limit: Annotated[int, Field(ge=2**20)] | None = Field(
+        None,
+        description="Bytes of GPU memory that the networks of one model may take, CUDA's own "
+        "libraries aside. Default: what there is.",
+    )
+    cache: Path = Field(
+        default_factory=_cache,
+        description="Folder for what is measured or built once per model and GPU. "
+        "Default: ~/.cache/convoy",
     )
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
         32, description="Images that run together at most. Raise it on a GPU."

@@ -48,7 +48,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("cuda", "errors", "logs"),
         ("deadlines", "devices", "settings", "status", "wire"),
         ("admission", "batching", "decoding", "metrics", "session", "worker"),
-        ("bound",),
+        ("bound", "tuning"),
         ("loading", "served"),
         ("repository",),
         ("replies", "streaming"),

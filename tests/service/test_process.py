@@ -38,7 +38,7 @@ def outcome(models: Path, *arguments: str) -> tuple[int, str]:
         (["--max-batch-size", "0"], "max-batch-size: "),
         (["--max-batch-size", "many"], "max-batch-size: "),
         (["--grpc-address", "8500"], "grpc-address: must be HOST:PORT"),
-        (["--device", "tpu"], "device: must be auto, cpu, cuda or cuda:N"),
+        (["--device", "tpu"], "device: must be auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N"),
         (["--speed", "11"], "unrecognized arguments: --speed 11"),
         (["--max-message-bytes", "3000000000"], "max-message-bytes: "),
         (["--config", "missing.toml"], "config: missing.toml: "),
@@ -119,10 +119,11 @@ def test_nothing_to_serve(tmp_path: Path) -> None:
     assert "no bundle" in line
 
 
-def test_cuda_by_name_refuses_to_start_without_cuda(models: Path) -> None:
+@pytest.mark.parametrize("device", ["cuda", "tensorrt:1"])
+def test_a_gpu_by_name_refuses_to_start_without_one(models: Path, device: str) -> None:
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a GPU")
-    code, line = outcome(models, "--device", "cuda")
+    code, line = outcome(models, "--device", device)
     assert code == 3
     assert "libcuda.so.1 is missing" in line
     assert "--device cpu" in line
