@@ -14,6 +14,7 @@ from typing import NoReturn, Protocol
 import structlog
 
 from convoy.imaging import Limits
+from service import cuda
 from service.carrier import Carrier
 from service.decoding import Decoder
 from service.devices import CPU, Device, NoCudaError, select_device
@@ -23,6 +24,7 @@ from service.health import Health
 from service.http import HttpServer, Pulse
 from service.methods import ImageClassifier
 from service.metrics import Metrics
+from service.nvml import GpuCollector, load_nvml
 from service.repository import Repository, open_repository
 from service.rpcs import SERVICE, Rpc, rpcs
 from service.settings import Settings
@@ -167,6 +169,9 @@ class Server:
                 raise
             device = Device(CPU, fallback=str(error))
             repository = await open_repository(self.settings, device, self.metrics)
+        if device.provider != CPU and (nvml := load_nvml()):
+            bus_id = cuda.describe(device.index).bus_id
+            self.metrics.registry.register(GpuCollector(nvml, bus_id))
         if device.fallback:
             self.metrics.device_fallback = True
             log.warning("running_on_cpu", reason=device.fallback)

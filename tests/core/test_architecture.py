@@ -47,7 +47,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     "service": [
         ("cuda", "errors", "logs"),
         ("deadlines", "devices", "settings", "status", "wire"),
-        ("admission", "batching", "decoding", "metrics", "session", "worker"),
+        ("admission", "batching", "decoding", "metrics", "nvml", "session", "worker"),
         ("bound", "tuning"),
         ("loading", "served"),
         ("repository",),

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from service.metrics import Metrics
+from service.nvml import GpuCollector
 from service.settings import Settings
 from tests.deploy.conftest import alert_expressions
+from tests.nvml import BUS_ID, FakeNvml
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +25,8 @@ def test_every_alert_is_explained(page: str) -> None:
 
 
 def test_every_metric_is_explained(page: str) -> None:
-    metrics = Metrics()
-    for family in metrics.collect():
+    gpu = GpuCollector(FakeNvml(), BUS_ID)
+    for family in (*Metrics().collect(), *gpu.collect()):
         name = family.name + ("_total" if family.type == "counter" else "")
         assert f"| `{name}` | {family.type}" in page
 
