@@ -9,7 +9,7 @@ PACKAGES := convoy service training tests benchmarks examples
 PROTOS := $(wildcard protos/convoy/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint train serve proto bench bench-peers
+.PHONY: help setup demo test lint train serve proto bench bench-gpu bench-peers
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,11 @@ proto: .venv/generator.stamp ## Generate convoy/v1 from protos/
 
 bench: .venv/dev.stamp ## Measure this service beside bare ONNX Runtime (about five minutes)
 	$(BIN)/python -m benchmarks.throughput
+
+bench-gpu: .venv/dev.stamp ## Measure it on an NVIDIA GPU beside bare ONNX Runtime (less than eight minutes)
+	@$(BIN)/python -m benchmarks.gpu --check
+	$(PIP) --editable '.[dev,gpu]'
+	$(BIN)/python -m benchmarks.gpu
 
 bench-peers: .venv/dev.stamp ## Measure it beside Triton, Mosec, MLServer, LitServe and Ray Serve (twenty minutes)
 	$(BIN)/python -m benchmarks.peers

@@ -51,6 +51,10 @@ def _network(name: str) -> tuple[int, bytes]:
     """Side of the input in pixels, and the graph."""
     if name == "small-cnn":
         return 32, _graph(small_cnn(), 32)
+    if name == "resnet50-fp16":
+        from training.precision import to_fp16
+
+        return 224, to_fp16(_graph(torchvision.models.resnet50(weights=None), 224))
     resnet = _graph(torchvision.models.resnet18(weights=None), 224)
     if name == "resnet18":
         return 224, resnet
@@ -89,7 +93,7 @@ def _write(models: Path, name: str, side: int, model: bytes) -> Bundle:
         task="single-label",
         labels=tuple(f"class-{k}" for k in range(answers.shape[1])),
         input=spec,
-        precision="int8" if name.endswith("int8") else "fp32",
+        precision=next((kind for kind in ("int8", "fp16") if name.endswith(kind)), "fp32"),
         opset=17,
         golden_tolerance=0.05 if name.endswith("int8") else 0.005,
         files={},

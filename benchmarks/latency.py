@@ -156,7 +156,7 @@ def main() -> None:
         "latency": [asdict(one) for one in results],
         "cold_starts": colds,
     }
-    write(options.out, "latency", f"{command}\n\n{report(results, colds)}", found)
+    write(options.out, "cpu-latency", f"{command}\n\n{report(results, colds)}", found)
 
 
 if __name__ == "__main__":

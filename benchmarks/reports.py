@@ -15,16 +15,16 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def write(folder: Path, name: str, text: str, found: object) -> Path:
-    """Print the text and write `<folder>/<date>-cpu-<name>.md` and `.json`.
+    """Print the text and write `<folder>/<date>-<name>.md` and `.json`.
 
-    Returns: the path without its suffix.
+    The name begins with the device. Returns: the path without its suffix.
     """
     now = datetime.now(UTC)
     module = Path(sys.argv[0]).relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     command = shlex.join(["python", "-m", module.removesuffix(".__main__"), *sys.argv[1:]])
     head = f"{now:%Y-%m-%d}, {hardware()}\n\n    {command}\n"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{now:%Y-%m-%d}-cpu-{name}"
+    path = folder / f"{now:%Y-%m-%d}-{name}"
     path.with_suffix(".md").write_text(f"{head}\n{text}\n")
     whole = {"date": f"{now:%Y-%m-%d}", "hardware": hardware(), "command": command, "found": found}
     path.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")

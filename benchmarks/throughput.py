@@ -224,7 +224,7 @@ def main() -> None:
         f"Counting one call takes {counting_us():.1f} us."
     )
     points = {name: [asdict(point) for point in curve] for name, curve in curves.items()}
-    path = write(options.out, "throughput", text, {"contenders": results, "curves": points})
+    path = write(options.out, "cpu-throughput", text, {"contenders": results, "curves": points})
     bare_rates = {name: rows[0]["images_per_second"] for name, rows in results.items()}
     draw(curves, bare_rates, path.with_suffix(".png"), hardware())
 

@@ -132,7 +132,7 @@ def main() -> None:
             print(table({load.name: results[load.name]}), flush=True)
     versions = {peer.name: peer.version for peer in peers}
     text, found = document(results, versions, missing, options.rounds, options.seconds)
-    write(options.out, "peers", text, found)
+    write(options.out, "cpu-peers", text, found)
 
 
 if __name__ == "__main__":
