@@ -64,6 +64,8 @@ class Bucket:
 class BoundSession(Session):
     """A `Session` whose batches are padded to buckets, up to `most` images of `shape` [H, W, C].
 
+    Raises: OutOfMemory where the buffers have no room; and as `Session` does.
+
     On CUDA, made and used by one and the same thread: recorded graphs belong to it. A batch is
     filled up with its own last image, so that nobody else's can make it fail or change its answers;
     what the network says of the filling is dropped here.
@@ -82,9 +84,12 @@ class BoundSession(Session):
     ) -> None:
         super().__init__(model, device, threads=threads, providers=providers)
         self._rows = np.zeros((most, *shape), np.uint8)
-        self._buckets = [
-            Bucket(self._session, device, size, shape, classes) for size in bucket_sizes(most)
-        ]
+        try:
+            self._buckets = [
+                Bucket(self._session, device, size, shape, classes) for size in bucket_sizes(most)
+            ]
+        except Exception as error:  # as below
+            raise request_error(error, most) from None
         if device.provider != CPU and not cuda.lock_pages(self._rows):
             log.warning("pages_not_locked", bytes=self._rows.nbytes)
 

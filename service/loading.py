@@ -38,7 +38,7 @@ def open_bundle(path: Path) -> tuple[Bundle, Golden]:
 
 
 def find_plan(bundle: Bundle, golden: Golden, device: Device, settings: Settings) -> Plan:
-    """How to run a network on a device: what was measured before, or now, on CUDA alone.
+    """How to run a network on a device: what was measured before, or what is now.
 
     Raises: UnfitError naming the file and the reason.
     """
@@ -72,8 +72,8 @@ def open_session(
     Raises: UnfitError naming the file and the reason.
     """
     most = batch_limit(bundle.manifest, settings.max_batch_size)
-    session = _load(bundle, device, plan, settings)
     with _fit(bundle):
+        session = _load(bundle, device, plan, settings)
         # First, so that what is proven is what will run: on CUDA, recorded graphs.
         _warm_up(golden, session, most)
         _replay(bundle, golden, session, most)

@@ -43,7 +43,8 @@ def _device(value: str) -> str:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "convoy"
+    # Unlike Path.expanduser, this bears users without a home, as containers have.
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "convoy")
 
 
 Address = Annotated[str, AfterValidator(_address)]
