@@ -64,11 +64,11 @@ class Bucket:
 class BoundSession(Session):
     """A `Session` whose batches are padded to buckets, up to `most` images of `shape` [H, W, C].
 
-    Raises: OutOfMemory where the buffers have no room; and as `Session` does.
-
     On CUDA, made and used by one and the same thread: recorded graphs belong to it. A batch is
     filled up with its own last image, so that nobody else's can make it fail or change its answers;
     what the network says of the filling is dropped here.
+
+    Raises: OutOfMemory where the buffers have no room; and what `Session` raises.
     """
 
     def __init__(
