@@ -42,8 +42,8 @@ from service.settings import Settings
 
 BATCHES = (16, 32, 64, 128, 256)
 RAW_TARGET, PHOTO_TARGET = 0.90, 0.85
-# Room for several batches of pixels of 224 x 224 at once.
-QUEUE = ("--max-queue-size", "8192", "--max-queue-bytes", str(4 * 2**30))
+# As much as may be: a batch of 256 images of 224 x 224 is 39 MB, and their messages as much again.
+QUEUE = ("--max-queue-size", "8192", "--max-queue-bytes", str(2**31 - 1))
 
 Row = dict[str, object]
 
