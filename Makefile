@@ -6,7 +6,11 @@ BIN := .venv/bin
 # so an older one spares applications an upgrade, while the service itself runs on newer libraries.
 GENERATOR := grpcio-tools==1.76.0 mypy-protobuf==5.1.0
 PACKAGES := convoy service training tests benchmarks examples
-PROTOS := $(wildcard protos/convoy/v1/*.proto)
+PROTOC = .venv/generator/bin/python -m grpc_tools.protoc --python_out=$(OUT) --pyi_out=$(OUT) \
+	--grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) \
+	--plugin=protoc-gen-mypy_grpc=.venv/generator/bin/protoc-gen-mypy_grpc
+# Where generated code goes. Only the service speaks the Open Inference Protocol, so it is there.
+GENERATED := convoy/v1 service/oip
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint train serve proto bench bench-gpu bench-peers
@@ -27,8 +31,10 @@ lint: .venv/dev.stamp .venv/generator.stamp ## Check style, types and generated 
 	$(BIN)/ruff format --check $(PACKAGES)
 	$(BIN)/mypy
 	@rm -rf build/proto && mkdir -p build/proto && $(MAKE) --no-print-directory generate OUT=build/proto
-	@diff -r -x __pycache__ -x __init__.py build/proto/convoy/v1 convoy/v1 \
-		|| { echo 'convoy/v1 is not what protos/ generates: run make proto'; exit 1; }
+	@for file in $(addsuffix /*_pb2*,$(addprefix build/proto/,$(GENERATED))); do \
+		diff $$file $${file#build/proto/} \
+			|| { echo "$${file#build/proto/} is not what protos/ generates: run make proto"; exit 1; }; \
+	done
 
 train: .venv/dev.stamp ## Train the shipped model again from the data in CONVOY_DATA (about half an hour)
 	$(BIN)/convoy-train fit cifar10-fast
@@ -36,7 +42,7 @@ train: .venv/dev.stamp ## Train the shipped model again from the data in CONVOY_
 serve: .venv/serve.stamp ## Serve models/ on 127.0.0.1:8500, metrics on :8501
 	$(BIN)/convoy-serve --models models
 
-proto: .venv/generator.stamp ## Generate convoy/v1 from protos/
+proto: .venv/generator.stamp ## Generate code from protos/
 	@$(MAKE) --no-print-directory generate OUT=.
 
 bench: .venv/dev.stamp ## Measure this service beside bare ONNX Runtime (about five minutes)
@@ -52,9 +58,8 @@ bench-peers: .venv/dev.stamp ## Measure it beside Triton, Mosec, MLServer, LitSe
 
 .PHONY: generate
 generate:
-	.venv/generator/bin/python -m grpc_tools.protoc -Iprotos --python_out=$(OUT) --pyi_out=$(OUT) \
-		--grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) \
-		--plugin=protoc-gen-mypy_grpc=.venv/generator/bin/protoc-gen-mypy_grpc $(PROTOS)
+	$(PROTOC) -Iprotos protos/convoy/v1/*.proto
+	$(PROTOC) -Iservice/oip=protos/inference protos/inference/*.proto
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from service.deadlines import why_gone
 from service.errors import InvalidRequest
 from service.metrics import MethodMetrics, Metrics
-from service.rpcs import SERVICE, Rpc
+from service.rpcs import Rpc
 from service.status import UNKNOWN_TEXT, Code, pushback_ms, status_of
 from service.wire import has_more_fields
 
@@ -136,9 +136,8 @@ class Carrier:
         return complete
 
     def _counts(self, rpc: Rpc) -> MethodMetrics:
-        if rpc.service == SERVICE:
+        if rpc.counted:
             return self._metrics.method(rpc.kind, rpc.service, rpc.method)
-        # Nobody sees these: the probes of an orchestrator would outnumber the calls.
         return MethodMetrics(rpc.kind, rpc.service, rpc.method)
 
     def _call(

@@ -27,9 +27,14 @@ class Decoder:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     async def decode(
-        self, images: Sequence[tuple[int, bytes]], spec: InputSpec, out: NDArray[np.uint8]
+        self,
+        images: Sequence[tuple[int, bytes]],
+        spec: InputSpec,
+        out: NDArray[np.uint8],
+        *,
+        field: str = "images",
     ) -> None:
-        """Decode pairs of row and bytes into `out` [N, H, W, C].
+        """Decode pairs of row and bytes into `out` [N, H, W, C]; `field` is what errors name.
 
         Where this is cancelled or an image is bad, the threads begin no other image of it.
 
@@ -40,7 +45,14 @@ class Decoder:
         wanted.set()
         futures = [
             loop.run_in_executor(
-                self._pool, _decode_into, images[at : at + SHARE], spec, self._limits, out, wanted
+                self._pool,
+                _decode_into,
+                images[at : at + SHARE],
+                spec,
+                self._limits,
+                out,
+                wanted,
+                field,
             )
             for at in range(0, len(images), SHARE)
         ]
@@ -62,6 +74,7 @@ def _decode_into(
     limits: Limits,
     out: NDArray[np.uint8],
     wanted: Event,
+    field: str,
 ) -> None:
     for row, data in images:
         if not wanted.is_set():
@@ -69,4 +82,4 @@ def _decode_into(
         try:
             decode(data, spec, limits, out=out[row])
         except ImageError as error:
-            raise InvalidRequest(f"images[{row}]: {error}") from None
+            raise InvalidRequest(f"{field}[{row}]: {error}") from None

@@ -4,6 +4,7 @@ ConvoyError
 ├── RequestError              one call fails, the service lives
 │   ├── InvalidRequest        the caller's mistake
 │   ├── ModelNotFound         no such model or version
+│   ├── Unsupported           this server does not do that
 │   ├── Overloaded
 │   │   ├── QueueFull         no room in the queue; try again after `retry_after`
 │   │   ├── QueueTooLong      the wait would outlast the deadline; as above
@@ -32,6 +33,10 @@ class InvalidRequest(RequestError):
 
 class ModelNotFound(RequestError):
     """No such model or version; the text lists what there is."""
+
+
+class Unsupported(RequestError):
+    """This server does not do that; the text says what to do instead."""
 
 
 class Overloaded(RequestError):

@@ -71,6 +71,16 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return sum(self._counts)
+
+    @property
+    def total(self) -> float:
+        """The sum of the values."""
+        return self._total
+
     def buckets(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulative counts by upper bound, and the sum of the values."""
         seen, rows = 0, []
@@ -102,8 +112,8 @@ class ModelMetrics:
     """What one model does."""
 
     __slots__ = (
-        "batch_size", "depth", "dropped", "images", "load_seconds", "name", "precision", "provider",
-        "stages", "version",
+        "batch_size", "depth", "dropped", "failed", "images", "last_answer", "load_seconds", "name",
+        "precision", "provider", "stages", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: int, *, precision: str, provider: str) -> None:
@@ -111,6 +121,10 @@ class ModelMetrics:
         self.precision, self.provider = precision, provider
         self.load_seconds = 0.0
         self.images = 0
+        self.failed = 0
+        """Requests that were admitted and not answered."""
+        self.last_answer = 0.0
+        """Seconds since 1970; 0 where there was none."""
         self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
         self.batch_size = Histogram(BATCH_SIZES)
         self.dropped = dict.fromkeys(DROP_REASONS, 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, time
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,15 @@ from service.session import Rows, Scores
 FEW_CLASSES = 64
 
 _TASKS = {"single-label": pb.TASK_SINGLE_LABEL, "multi-label": pb.TASK_MULTI_LABEL}
+
+
+class Stages(NamedTuple):
+    """Seconds of each stage of one request; the longest of each where it ran in several batches."""
+
+    decode: float
+    queue: float
+    compute: float
+    answer: float
 
 
 def describe(model: ServedModel, default: str | None) -> pb.Model:
@@ -75,10 +85,8 @@ def top_classes(row: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
     return list(zip(order, row[order].tolist(), strict=True))
 
 
-def record_times(
-    timings: pb.Timings, model: ServedModel, items: list[Item[Rows, Scores]], decode: float
-) -> None:
-    """Write the stages into the reply and observe the very same values."""
+def observe(model: ServedModel, items: list[Item[Rows, Scores]], decode: float) -> Stages:
+    """Observe where the time of a request went, which is answered now."""
     first = items[0]
     queue, compute, finished = first.closed - first.enqueued, 0.0, 0.0
     for item in items:
@@ -86,14 +94,20 @@ def record_times(
         compute = max(compute, item.finished - item.closed)
         finished = max(finished, item.finished)
     answer = monotonic() - finished
-    timings.queue_us = round(queue * 1e6)
-    timings.compute_us = round(compute * 1e6)
-    timings.answer_us = round(answer * 1e6)
     stages = model.metrics.stages
     if decode:
-        timings.decode_us = round(decode * 1e6)
         stages["decode"].observe(decode)
     stages["queue"].observe(queue)
     stages["compute"].observe(compute)
     stages["answer"].observe(answer)
     model.metrics.images += sum(item.size for item in items)
+    model.metrics.last_answer = time()
+    return Stages(decode, queue, compute, answer)
+
+
+def write_times(timings: pb.Timings, stages: Stages) -> None:
+    """Write into the reply the very values that were observed."""
+    timings.decode_us = round(stages.decode * 1e6)
+    timings.queue_us = round(stages.queue * 1e6)
+    timings.compute_us = round(stages.compute * 1e6)
+    timings.answer_us = round(stages.answer * 1e6)

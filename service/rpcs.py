@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from convoy.v1 import image_classifier_pb2 as pb
 from service.health import Health
 from service.methods import ImageClassifier
+from service.oip.table import INFERENCE, OpenInference
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -40,9 +41,14 @@ class Rpc:
     request: type[Message]
     call: Callable[..., Any]
 
+    @property
+    def counted(self) -> bool:
+        """Whether its calls stand on /metrics, where probes would outnumber all others."""
+        return self.service == SERVICE or self.method in ("ModelInfer", "ModelStreamInfer")
 
-def rpcs(classifier: ImageClassifier, health: Health) -> Sequence[Rpc]:
-    """The classifier, its health and the reflection of both."""
+
+def rpcs(classifier: ImageClassifier, inference: OpenInference, health: Health) -> Sequence[Rpc]:
+    """Both protocols, their health and the reflection of all."""
     check = health_pb2.HealthCheckRequest
     return (
         Rpc(SERVICE, "Classify", "unary", pb.ClassifyRequest, classifier.classify),
@@ -51,6 +57,10 @@ def rpcs(classifier: ImageClassifier, health: Health) -> Sequence[Rpc]:
         ),
         Rpc(SERVICE, "ListModels", "unary", pb.ListModelsRequest, classifier.list_models),
         Rpc(SERVICE, "GetModel", "unary", pb.GetModelRequest, classifier.get_model),
+        *(
+            Rpc(INFERENCE, name, _kind(name), kind, call)
+            for name, kind, call in inference.methods()
+        ),
         Rpc(HEALTH, "Check", "unary", check, health.check),
         Rpc(HEALTH, "List", "unary", _health.HealthListRequest, health.list),
         Rpc(HEALTH, "Watch", "server_stream", check, health.watch),
@@ -59,9 +69,13 @@ def rpcs(classifier: ImageClassifier, health: Health) -> Sequence[Rpc]:
             "ServerReflectionInfo",
             "bidi_stream",
             reflection_pb2.ServerReflectionRequest,
-            _reflect((SERVICE, HEALTH, REFLECTION)),
+            _reflect((SERVICE, INFERENCE, HEALTH, REFLECTION)),
         ),
     )
+
+
+def _kind(method: str) -> Kind:
+    return "bidi_stream" if method == "ModelStreamInfer" else "unary"
 
 
 def _reflect(services: Sequence[str]) -> Callable[..., AsyncGenerator[Message, None]]:

@@ -58,6 +58,8 @@ class ServedModel:
         self.provider = metrics.provider
         self.max_batch_size = batch_limit(manifest, settings.max_batch_size)
         self.metrics = metrics
+        self.concurrency = len(slots)
+        """Batches that run at the same time."""
         self._slots = slots
         self._free = list(slots)
         self.admission = Admission(

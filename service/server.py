@@ -25,6 +25,8 @@ from service.http import HttpServer, Pulse
 from service.methods import ImageClassifier
 from service.metrics import Metrics
 from service.nvml import GpuCollector, load_nvml
+from service.oip.table import INFERENCE, OpenInference
+from service.pipeline import Pipeline
 from service.repository import Repository, open_repository
 from service.rpcs import SERVICE, Rpc, rpcs
 from service.settings import Settings
@@ -76,7 +78,7 @@ class Server:
             threads=settings.decode_threads,
         )
         self._repository: Repository | None = None
-        self._classifier = ImageClassifier(
+        self._pipeline = Pipeline(
             self._decoder,
             self.metrics,
             max_images=settings.max_images_per_request,
@@ -84,6 +86,8 @@ class Server:
             # One stream alone must not fill the queue.
             stream_images=max(1, settings.max_queue_size // 4),
         )
+        self._classifier = ImageClassifier(self._pipeline)
+        self._inference = OpenInference(self._pipeline, settings)
         self._health = Health()
         self._carrier = Carrier(self.metrics, max_images=settings.max_images_per_request)
         self._heart: asyncio.Task[None] | None = None
@@ -104,14 +108,17 @@ class Server:
         """Take calls, and say that none is answered yet."""
         self._http.start()
         self._heart = asyncio.create_task(self._beat())
-        await self._front.start(self._carrier, rpcs(self._classifier, self._health))
+        answered = rpcs(self._classifier, self._inference, self._health)
+        await self._front.start(self._carrier, answered)
 
     async def load(self) -> None:
         """Load and prove every model, then answer. Raises: StartupError."""
         begin = monotonic()
         self._repository = await self._load()
-        self._classifier.serve(self._repository)
-        self._health.announce([SERVICE, *(model.manifest.name for model in self._repository)])
+        self._pipeline.serve(self._repository)
+        self._health.announce(
+            [SERVICE, INFERENCE, *(model.manifest.name for model in self._repository)]
+        )
         self.metrics.ready = True
         log.info(
             "ready",
@@ -128,7 +135,7 @@ class Server:
         self.metrics.ready = False
         timeout = self.settings.drain_timeout
         log.info("draining", in_flight=self.metrics.in_flight, timeout_seconds=timeout)
-        self._classifier.drain()
+        self._pipeline.drain()
         self._health.drain()
         begin = monotonic()
         complete = await self._carrier.drain(timeout)

@@ -24,6 +24,7 @@ class Code(IntEnum):
 CODES: dict[type[Exception], Code] = {
     errors.InvalidRequest: Code.INVALID_ARGUMENT,
     errors.ModelNotFound: Code.NOT_FOUND,
+    errors.Unsupported: Code.UNIMPLEMENTED,
     errors.QueueFull: Code.RESOURCE_EXHAUSTED,
     errors.QueueTooLong: Code.RESOURCE_EXHAUSTED,
     errors.TooManyStreams: Code.RESOURCE_EXHAUSTED,

@@ -52,7 +52,8 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("loading", "served"),
         ("repository",),
         ("replies", "streaming"),
-        ("health", "methods"),
+        ("pipeline",),
+        ("health", "methods", "oip"),
         ("rpcs",),
         ("carrier",),
         ("fronts", "http"),
@@ -86,7 +87,7 @@ def modules(package: str) -> dict[str, ast.Module]:
     found = {}
     for file in sorted((ROOT / package).rglob("*.py")):
         parts = file.relative_to(ROOT).with_suffix("").parts
-        if parts[:2] != ("convoy", "v1"):
+        if parts[:2] != ("convoy", "v1") and "_pb2" not in parts[-1]:
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             found[name] = ast.parse(file.read_text(), file.name)
     return found

@@ -20,6 +20,7 @@ from convoy.v1 import image_classifier_pb2_grpc as rpc
 from service.decoding import Decoder
 from service.methods import ImageClassifier
 from service.metrics import Metrics
+from service.pipeline import Pipeline
 from tests.bundles import expected, make_bundle, solid
 from tests.servers import PATIENCE, Running, running_server
 
@@ -227,9 +228,8 @@ def test_requests_without_images_do_not_run_ahead_of_their_answers() -> None:
 
     async def take_one() -> None:
         decoder = Decoder(Limits(1, 1), threads=1)
-        classifier = ImageClassifier(
-            decoder, Metrics(), max_images=1, max_streams=1, stream_images=4
-        )
+        pipeline = Pipeline(decoder, Metrics(), max_images=1, max_streams=1, stream_images=4)
+        classifier = ImageClassifier(pipeline)
         async with aclosing(classifier.classify_stream(requests())) as replies:
             await anext(replies)
             for _ in range(100):

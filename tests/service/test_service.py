@@ -107,7 +107,12 @@ def test_health_of_the_server_and_of_each_model(server: Running) -> None:
             health.Check(health_pb2.HealthCheckRequest(service="none"), timeout=PATIENCE)
         assert failure.value.code() is grpc.StatusCode.NOT_FOUND
         listed = health.List(health_pb2.HealthListRequest(), timeout=PATIENCE)
-        assert set(listed.statuses) == {"", "convoy.v1.ImageClassifier", "tiny"}
+        assert set(listed.statuses) == {
+            "",
+            "convoy.v1.ImageClassifier",
+            "inference.GRPCInferenceService",
+            "tiny",
+        }
 
 
 def test_health_watch_sees_the_drain(models: Path) -> None:
@@ -134,7 +139,11 @@ def test_health_watch_sees_the_drain(models: Path) -> None:
 def test_reflection_lists_the_services(server: Running) -> None:
     with grpc.insecure_channel(server.grpc_address) as channel:
         services = ProtoReflectionDescriptorDatabase(channel).get_services()
-    assert {"convoy.v1.ImageClassifier", "grpc.health.v1.Health"} <= set(services)
+    assert {
+        "convoy.v1.ImageClassifier",
+        "inference.GRPCInferenceService",
+        "grpc.health.v1.Health",
+    } <= set(services)
 
 
 def test_livez_readyz_and_nothing_else(server: Running) -> None:

@@ -1,0 +1,101 @@
+"""What the protocol tells of a model: its tensors, its configuration, its statistics."""
+
+from __future__ import annotations
+
+from convoy.bundle import INPUT_NAME, MODEL_FILE, OUTPUT_NAME
+from service.metrics import Histogram
+from service.oip import grpc_service_pb2 as pb
+from service.served import ServedModel
+
+# Beside INPUT_NAME, which takes pixels: this one takes image files.
+ENCODED_NAME = "encoded_images"
+# What Triton calls a model that ONNX Runtime runs; clients and tools look at it.
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
+
+_Tensor = pb.ModelMetadataResponse.TensorMetadata
+
+
+def metadata(model: ServedModel) -> pb.ModelMetadataResponse:
+    """The tensors of a model.
+
+    Tools fill every input that they find, so ENCODED_NAME stands among the properties.
+    """
+    manifest = model.manifest
+    images = _Tensor(name=INPUT_NAME, datatype="UINT8", shape=[-1, *model.spec.shape])
+    scores = _Tensor(name=OUTPUT_NAME, datatype="FP32", shape=[-1, len(model.labels)])
+    return pb.ModelMetadataResponse(
+        name=manifest.name,
+        versions=[str(manifest.version)],
+        platform=PLATFORM,
+        inputs=[images],
+        outputs=[scores],
+        properties={"encoded_input": f"{ENCODED_NAME} BYTES [-1]", **_properties(model)},
+    )
+
+
+def config(model: ServedModel, *, max_delay_ms: float) -> pb.ModelConfig:
+    """A model's configuration, as far as there is one."""
+    on_cpu = model.provider == "CPUExecutionProvider"
+    kind = pb.ModelInstanceGroup.KIND_CPU if on_cpu else pb.ModelInstanceGroup.KIND_GPU
+    return pb.ModelConfig(
+        name=model.manifest.name,
+        platform=PLATFORM,
+        backend=BACKEND,
+        version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
+        max_batch_size=model.max_batch_size,
+        input=[
+            pb.ModelInput(
+                name=INPUT_NAME,
+                data_type=pb.TYPE_UINT8,
+                format=pb.ModelInput.FORMAT_NHWC,
+                dims=model.spec.shape,
+            )
+        ],
+        output=[pb.ModelOutput(name=OUTPUT_NAME, data_type=pb.TYPE_FP32, dims=[len(model.labels)])],
+        instance_group=[
+            pb.ModelInstanceGroup(name=model.manifest.name, count=model.concurrency, kind=kind)
+        ],
+        default_model_filename=MODEL_FILE,
+        dynamic_batching=pb.ModelDynamicBatching(
+            max_queue_delay_microseconds=round(max_delay_ms * 1000)
+        ),
+        parameters={
+            name: pb.ModelParameter(string_value=value)
+            for name, value in _properties(model).items()
+        },
+    )
+
+
+def statistics(model: ServedModel) -> pb.ModelStatistics:
+    """What a model has done, from the counts that stand on /metrics."""
+    counted = model.metrics
+    decode, queue, compute, answer = (
+        _duration(counted.stages[stage]) for stage in ("decode", "queue", "compute", "answer")
+    )
+    total = decode.ns + queue.ns + compute.ns + answer.ns
+    return pb.ModelStatistics(
+        name=model.manifest.name,
+        version=str(model.manifest.version),
+        last_inference=round(counted.last_answer * 1000),
+        inference_count=counted.images,
+        execution_count=counted.batch_size.count,
+        inference_stats=pb.InferStatistics(
+            success=pb.StatisticDuration(count=answer.count, ns=total),
+            fail=pb.StatisticDuration(count=counted.failed),
+            queue=queue,
+            compute_input=decode,
+            compute_infer=compute,
+            compute_output=answer,
+            cache_hit=pb.StatisticDuration(),
+            cache_miss=pb.StatisticDuration(),
+        ),
+    )
+
+
+def _duration(stage: Histogram) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=stage.count, ns=round(stage.total * 1e9))
+
+
+def _properties(model: ServedModel) -> dict[str, str]:
+    manifest = model.manifest
+    return {"task": manifest.task, "precision": manifest.precision, "provider": model.provider}

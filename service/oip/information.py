@@ -1,0 +1,121 @@
+"""What a caller may ask about the server and its models."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import version
+
+from service.errors import InvalidRequest, ModelNotFound, NotServing, Unsupported
+from service.oip import grpc_service_pb2 as pb
+from service.oip.describing import config, metadata, statistics
+from service.pipeline import Pipeline
+from service.served import ServedModel
+
+SERVER_NAME = "convoy"
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+# What a version may be in a signed number of 64 bits.
+MAX_VERSION_DIGITS = 18
+
+
+class Information:
+    """The methods of GRPCInferenceService that only tell something."""
+
+    def __init__(self, pipeline: Pipeline, *, max_delay_ms: float) -> None:
+        self._pipeline = pipeline
+        self._max_delay_ms = max_delay_ms
+
+    async def server_live(
+        self, request: pb.ServerLiveRequest, *, deadline: float = math.inf
+    ) -> pb.ServerLiveResponse:
+        """Whoever can answer lives."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(
+        self, request: pb.ServerReadyRequest, *, deadline: float = math.inf
+    ) -> pb.ServerReadyResponse:
+        """Whether requests are answered."""
+        return pb.ServerReadyResponse(ready=self._pipeline.ready)
+
+    async def model_ready(
+        self, request: pb.ModelReadyRequest, *, deadline: float = math.inf
+    ) -> pb.ModelReadyResponse:
+        """Whether requests for a model are answered; one that does not exist is not ready."""
+        try:
+            find(self._pipeline, request.name, request.version)
+        except (ModelNotFound, NotServing):
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def server_metadata(
+        self, request: pb.ServerMetadataRequest, *, deadline: float = math.inf
+    ) -> pb.ServerMetadataResponse:
+        """Name, version and extensions."""
+        return pb.ServerMetadataResponse(
+            name=SERVER_NAME, version=version("convoy"), extensions=EXTENSIONS
+        )
+
+    async def model_metadata(
+        self, request: pb.ModelMetadataRequest, *, deadline: float = math.inf
+    ) -> pb.ModelMetadataResponse:
+        """The tensors of a model."""
+        return metadata(self._find(request.name, request.version))
+
+    async def model_config(
+        self, request: pb.ModelConfigRequest, *, deadline: float = math.inf
+    ) -> pb.ModelConfigResponse:
+        """The configuration of a model."""
+        model = self._find(request.name, request.version)
+        return pb.ModelConfigResponse(config=config(model, max_delay_ms=self._max_delay_ms))
+
+    async def model_statistics(
+        self, request: pb.ModelStatisticsRequest, *, deadline: float = math.inf
+    ) -> pb.ModelStatisticsResponse:
+        """What one model has done, or each."""
+        if request.name:
+            models = [self._find(request.name, request.version)]
+        else:
+            models = list(self._pipeline.models)
+        return pb.ModelStatisticsResponse(model_stats=[statistics(one) for one in models])
+
+    async def repository_index(
+        self, request: pb.RepositoryIndexRequest, *, deadline: float = math.inf
+    ) -> pb.RepositoryIndexResponse:
+        """The models that are served, all of them ready."""
+        if request.repository_name:
+            raise Unsupported("repository_name: there is one repository, leave it empty")
+        manifests = (model.manifest for model in self._pipeline.models)
+        return pb.RepositoryIndexResponse(
+            models=[
+                pb.RepositoryIndexResponse.ModelIndex(
+                    name=one.name, version=str(one.version), state="READY"
+                )
+                for one in manifests
+            ]
+        )
+
+    def _find(self, name: str, version: str) -> ServedModel:
+        with self._pipeline.noted(name):
+            return find(self._pipeline, name, version)
+
+
+def find(pipeline: Pipeline, name: str, version: str) -> ServedModel:
+    """The model that a message names. Raises: NotServing, ModelNotFound, InvalidRequest."""
+    return pipeline.models.get(name, _number(version))
+
+
+def _number(version: str) -> int:
+    if not version:
+        return 0
+    digits = version.isascii() and version.isdecimal() and len(version) <= MAX_VERSION_DIGITS
+    if not digits or int(version) == 0:
+        raise InvalidRequest(
+            f"model version {version[:32]!r}: must be a positive integer, or empty for the newest"
+        )
+    return int(version)

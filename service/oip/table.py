@@ -1,0 +1,33 @@
+"""The methods of GRPCInferenceService, by the names that they have on the wire."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from google.protobuf.message import Message
+
+from service.oip import grpc_service_pb2 as pb
+from service.oip.information import Information
+from service.oip.missing import Missing
+from service.pipeline import Pipeline
+from service.settings import Settings
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+INFERENCE = _SERVICE.full_name
+
+
+class OpenInference:
+    """Everything that answers GRPCInferenceService."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
+        self._parts = (Information(pipeline, max_delay_ms=settings.max_delay_ms), Missing())
+
+    def methods(self) -> Iterator[tuple[str, type[Message], Callable[..., Any]]]:
+        """Name on the wire, message that it takes, and what answers it."""
+        for method in _SERVICE.methods:
+            name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+            for part in self._parts:
+                if call := getattr(part, name, None):
+                    yield method.name, getattr(pb, method.input_type.name), call

@@ -1,0 +1,210 @@
+"""The way of every request, whatever protocol it came by: admitted, decoded, batched, counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from time import monotonic
+from typing import TypeVar
+
+import numpy as np
+import structlog
+
+from service.deadlines import why_gone
+from service.decoding import Decoder
+from service.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelFailure,
+    ModelNotFound,
+    NotServing,
+    OutOfMemory,
+    QueueFull,
+    QueueTooLong,
+    RequestError,
+    TooManyStreams,
+)
+from service.metrics import Metrics
+from service.repository import Repository
+from service.served import ServedModel
+from service.session import Rows
+from service.streaming import Window
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+MAX_NAME = 128
+# A reply is put together on the event loop: a larger one would hold everybody else up.
+MAX_SCORES = 16_384
+# Streams are for staying open: room comes back less often than in a queue.
+STREAM_RETRY_SECONDS = 1.0
+
+_REASONS = {
+    InvalidRequest: "invalid",
+    ModelNotFound: "not_found",
+    QueueFull: "queue_full",
+    QueueTooLong: "queue_too_long",
+    TooManyStreams: "too_many_streams",
+    OutOfMemory: "out_of_memory",
+    NotServing: "not_serving",
+}
+
+log = structlog.get_logger()
+
+
+class Pipeline:
+    """What all protocols share: the models, the decoder, the limits and the counts.
+
+    Before `serve` and after `drain` there are no models, but NotServing.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        metrics: Metrics,
+        *,
+        max_images: int,
+        max_streams: int,
+        stream_images: int,
+    ) -> None:
+        self._decoder = decoder
+        self._metrics = metrics
+        self._max_images = max_images
+        self._max_streams = max_streams
+        self._stream_images = stream_images
+        self._streams = 0
+        self._repository: Repository | None = None
+        self._closed = "the service is starting"
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return not self._closed
+
+    @property
+    def models(self) -> Repository:
+        """What is served. Raises: NotServing."""
+        if self._repository is None or self._closed:
+            raise NotServing(self._closed)
+        return self._repository
+
+    def serve(self, repository: Repository) -> None:
+        """Begin to answer."""
+        self._repository = repository
+        self._closed = ""
+
+    def drain(self) -> None:
+        """Refuse new requests; let those that wait run at once."""
+        self._closed = "the service is stopping"
+        for model in self._repository or ():
+            model.flush()
+
+    @contextmanager
+    def request(self, model: str, request_id: str) -> Iterator[None]:
+        """Count a request for a model while it is worked on, and how it fails."""
+        self._metrics.in_flight += 1
+        try:
+            with self.noted(model, request_id):
+                yield
+        except RequestError:
+            raise
+        except Exception:
+            self._metrics.failed["internal"] += 1
+            raise
+        finally:
+            self._metrics.in_flight -= 1
+
+    @contextmanager
+    def noted(self, model: str, request_id: str = "") -> Iterator[None]:
+        """Count a refusal; log what the operator has to know and the caller must not."""
+        try:
+            yield
+        except RequestError as error:
+            if reason := _REASONS.get(type(error)):
+                self._metrics.rejected[reason] += 1
+            elif isinstance(error, ModelFailure):
+                self._metrics.failed["model"] += 1
+                log.error(
+                    "model_failed",
+                    model=model or "(default)",
+                    detail=error.detail,
+                    request_id=request_id,
+                )
+            raise
+
+    def check(
+        self, count: int, request_id: str, *, images: str = "images", id_field: str = "request_id"
+    ) -> None:
+        """Check what holds for every request; errors name these fields. Raises: InvalidRequest."""
+        if not 1 <= count <= self._max_images:
+            raise InvalidRequest(f"{images}: {count}, must be 1 to {self._max_images}")
+        if len(request_id) > MAX_NAME:
+            raise InvalidRequest(f"{id_field}: more than {MAX_NAME} characters")
+
+    @contextmanager
+    def admitted(
+        self, model: ServedModel, count: int, size: int, *, deadline: float
+    ) -> Iterator[None]:
+        """Hold room for `count` images in a request of `size` bytes, until it is answered.
+
+        Raises: DeadlineExceeded, InvalidRequest, QueueFull, QueueTooLong.
+        """
+        size += count * model.spec.nbytes
+        try:
+            if monotonic() >= deadline:
+                raise DeadlineExceeded("the deadline has passed")
+            with model.admission.admit(count, size, deadline=deadline), _failures(model):
+                yield
+        except DeadlineExceeded:
+            model.metrics.dropped["deadline"] += 1
+            raise
+        except asyncio.CancelledError:
+            model.metrics.dropped[why_gone(deadline)] += 1
+            raise
+
+    async def decode(
+        self, model: ServedModel, images: Sequence[tuple[int, bytes]], rows: Rows, *, field: str
+    ) -> None:
+        """Decode pairs of row and bytes into `rows`. Raises: InvalidRequest naming the image."""
+        await self._decoder.decode(images, model.spec, rows, field=field)
+
+    async def stream(
+        self,
+        requests: AsyncIterator[Request],
+        answer: Callable[[Request], Awaitable[Answer]],
+        size: Callable[[Request], int],
+    ) -> AsyncGenerator[Answer, None]:
+        """Answer each request of a stream in order, several at once; `size` counts its images.
+
+        Raises: TooManyStreams, before anything is read.
+        """
+        if self._streams >= self._max_streams:
+            self._metrics.rejected["too_many_streams"] += 1
+            raise TooManyStreams(
+                f"{self._streams:,} streams are open, the most there may be",
+                retry_after=STREAM_RETRY_SECONDS,
+            )
+        # A request without images is refused, and its answer takes room all the same.
+        window = Window[Request, Answer](answer, lambda one: max(1, size(one)), self._stream_images)
+        self._streams += 1
+        try:
+            async with aclosing(window.answers(requests)) as answers:
+                async for one in answers:
+                    yield one
+        finally:
+            self._streams -= 1
+
+
+@contextmanager
+def _failures(model: ServedModel) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        model.metrics.failed += 1
+        raise
+
+
+def empty_rows(model: ServedModel, count: int) -> Rows:
+    """Room for the pixels of as many images, uint8 [count, H, W, C]."""
+    return np.empty((count, *model.spec.shape), np.uint8)
