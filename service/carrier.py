@@ -68,7 +68,7 @@ class Carrier:
             code = Code.OK
             message: Message | None = None
             try:
-                message = self._parse(rpc.request, data)
+                message = self._parse(rpc, data)
                 del data  # it may be large, and the message holds a copy
                 response: Message = await rpc.call(message, deadline=deadline)
                 return response.SerializeToString()
@@ -76,7 +76,7 @@ class Carrier:
                 code = _gone(deadline)
                 raise
             except Exception as error:
-                failure = _failure(error, getattr(message, "request_id", ""))
+                failure = _failure(error, _id(message))
                 code = failure.code
                 raise failure from None
             finally:
@@ -146,7 +146,7 @@ class Carrier:
         async def requests() -> AsyncIterator[Message]:
             async for data in messages:
                 accepted.append(self._arrive())
-                yield self._parse(rpc.request, data)
+                yield self._parse(rpc, data)
 
         responses: AsyncGenerator[Message, None] = rpc.call(requests(), deadline=deadline)
         return responses
@@ -158,18 +158,22 @@ class Carrier:
         self._accepted += accepted
         return accepted
 
-    def _parse(self, kind: type[Message], data: bytes) -> Message:
+    def _parse(self, rpc: Rpc, data: bytes) -> Message:
         try:
-            if len(data) > SMALL_MESSAGE and has_more_fields(data, self._max_fields):
+            if len(data) > SMALL_MESSAGE and has_more_fields(data, self._max_fields, rpc.nested):
                 raise self._refusal(f"the message has more than {self._max_fields} fields")
-            return kind.FromString(data)
+            return rpc.request.FromString(data)
         except DecodeError:
-            name = kind.DESCRIPTOR.full_name
+            name = rpc.request.DESCRIPTOR.full_name
             raise self._refusal(f"the request is not a {name} message") from None
 
     def _refusal(self, text: str) -> InvalidRequest:
         self._metrics.rejected["invalid"] += 1
         return InvalidRequest(text)
+
+
+def _id(message: Message | None) -> str:
+    return getattr(message, "request_id", "") or getattr(message, "id", "")
 
 
 def _gone(deadline: float) -> Code:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from google.protobuf.message import Message
@@ -14,7 +14,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from convoy.v1 import image_classifier_pb2 as pb
 from service.health import Health
 from service.methods import ImageClassifier
-from service.oip.table import INFERENCE, OpenInference
+from service.oip.table import INFERENCE, NESTED, OpenInference
+from service.wire import NONE, Nested
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -40,6 +41,8 @@ class Rpc:
     kind: Kind
     request: type[Message]
     call: Callable[..., Any]
+    nested: Nested = field(default_factory=dict)
+    """Messages in the request that count as large where they have many fields."""
 
     @property
     def counted(self) -> bool:
@@ -58,7 +61,7 @@ def rpcs(classifier: ImageClassifier, inference: OpenInference, health: Health) 
         Rpc(SERVICE, "ListModels", "unary", pb.ListModelsRequest, classifier.list_models),
         Rpc(SERVICE, "GetModel", "unary", pb.GetModelRequest, classifier.get_model),
         *(
-            Rpc(INFERENCE, name, _kind(name), kind, call)
+            Rpc(INFERENCE, name, _kind(name), kind, call, NESTED.get(name, NONE))
             for name, kind, call in inference.methods()
         ),
         Rpc(HEALTH, "Check", "unary", check, health.check),

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+from collections.abc import Mapping
+from typing import Any
+
+_VARINT, _FIXED64, _LENGTH, _GROUP, _END_OF_GROUP, _FIXED32 = range(6)
+
+Nested = Mapping[int, Any]
+"""Numbers of fields that are messages to be looked into, each with its own."""
+
+NONE: Nested = {}
 
 
-def has_more_fields(data: bytes, most: int) -> bool:
-    """Whether a protobuf message has more than `most` fields at its top level.
+def has_more_fields(data: bytes, most: int, nested: Nested = NONE) -> bool:
+    """Whether a protobuf message has more than `most` fields, those in `nested` ones included.
 
     A parser builds an object for every element of a repeated field, so that 64 MiB of empty images
     would become gigabytes. What is no message is left for the parser to refuse. See the protobuf
     encoding specification, "Message Structure".
     """
-    position, count = 0, 0
     try:
-        while position < len(data):
-            tag, position = _varint(data, position)
-            position = _after_value(data, position, tag & 7)
-            count += 1
-            if count > most:
-                return True
+        return _count(data, 0, len(data), most, nested) > most
     except (IndexError, ValueError):
-        pass
-    return False
+        return False
+
+
+def _count(data: bytes, position: int, end: int, most: int, nested: Nested) -> int:
+    """Fields between two positions; where there are more than `most`, any number above it."""
+    count = 0
+    while position < end and count <= most:
+        tag, begin = _varint(data, position)
+        position = _after_value(data, begin, tag & 7)
+        count += 1
+        inner = nested.get(tag >> 3)
+        if inner is not None and tag & 7 == _LENGTH:
+            begin = _varint(data, begin)[1]
+            count += _count(data, begin, position, most - count, inner)
+    return count
 
 
 def _after_value(data: bytes, position: int, kind: int) -> int:
@@ -33,6 +48,8 @@ def _after_value(data: bytes, position: int, kind: int) -> int:
         return position + length
     if kind in (_FIXED32, _FIXED64):
         return position + (4 if kind == _FIXED32 else 8)
+    if kind in (_GROUP, _END_OF_GROUP):  # of no use any more, but parsers take them
+        return position
     raise ValueError(kind)
 
 

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
 
 from service.oip import grpc_service_pb2 as pb
+from service.oip.inference import Inference
 from service.oip.information import Information
 from service.oip.missing import Missing
 from service.pipeline import Pipeline
 from service.settings import Settings
+from service.wire import Nested
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 INFERENCE = _SERVICE.full_name
+# Inputs with their contents, and outputs.
+_INFER: Nested = {5: {5: {}}, 6: {}}
+# Repeated fields below the top level of requests, by method.
+NESTED: Mapping[str, Nested] = {
+    "ModelInfer": _INFER,
+    "ModelStreamInfer": _INFER,
+    "TraceSetting": {1: {2: {}}},  # the entries of a map, and their values
+}
 
 
 class OpenInference:
     """Everything that answers GRPCInferenceService."""
 
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
-        self._parts = (Information(pipeline, max_delay_ms=settings.max_delay_ms), Missing())
+        self._parts = (
+            Information(pipeline, max_delay_ms=settings.max_delay_ms),
+            Inference(pipeline),
+            Missing(),
+        )
 
     def methods(self) -> Iterator[tuple[str, type[Message], Callable[..., Any]]]:
         """Name on the wire, message that it takes, and what answers it."""

@@ -30,3 +30,15 @@ def test_what_is_no_message_ends() -> None:
     for _ in range(500):
         has_more_fields(noise.randbytes(noise.randrange(200)), 50)
     assert not has_more_fields(b"\xff" * 100, 50)
+
+
+def test_fields_of_nested_messages_are_counted_where_asked() -> None:
+    inner = b"\x12\x00" * 5
+    data = b"\x0a\x02ab" + b"\x2a" + bytes([len(inner)]) + inner
+    assert not has_more_fields(data, 2)
+    assert has_more_fields(data, 6, {5: {}})
+    assert not has_more_fields(data, 7, {5: {}})
+
+
+def test_fields_in_a_group_are_counted() -> None:
+    assert has_more_fields(b"\x4b" + b"\x1a\x00" * 100 + b"\x4c", 50)

@@ -1,0 +1,124 @@
+"""ModelInfer and ModelStreamInfer: the same way as Classify, in the words of the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from time import monotonic
+
+import structlog
+
+from service.errors import DeadlineExceeded
+from service.oip import grpc_service_pb2 as pb
+from service.oip.information import find
+from service.oip.inputs import Input, check_place, find_input, read_files, read_pixels
+from service.oip.outputs import Output, find_output, join, write_output
+from service.oip.parameters import number
+from service.pipeline import MAX_NAME, Pipeline, empty_rows
+from service.replies import observe
+from service.served import ServedModel
+from service.session import Rows, Scores
+from service.status import UNKNOWN_TEXT, status_of
+
+log = structlog.get_logger()
+
+
+class Inference:
+    """The methods of GRPCInferenceService that classify."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    async def model_infer(
+        self, request: pb.ModelInferRequest, *, deadline: float = math.inf
+    ) -> pb.ModelInferResponse:
+        """Answer one request before its `timeout` and the deadline. Raises: RequestError."""
+        with self._pipeline.request(request.model_name, request.id):
+            model = find(self._pipeline, request.model_name, request.model_version)
+            microseconds = number(request.parameters, "timeout", "")
+            if not microseconds:
+                return await self._infer(model, request, deadline)
+            try:
+                async with asyncio.timeout(microseconds / 1e6):
+                    sooner = min(deadline, monotonic() + microseconds / 1e6)
+                    return await self._infer(model, request, sooner)
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"the request's timeout of {microseconds:,} microseconds has passed"
+                ) from None
+
+    async def model_stream_infer(
+        self, requests: AsyncIterator[pb.ModelInferRequest], *, deadline: float = math.inf
+    ) -> AsyncGenerator[pb.ModelStreamInferResponse, None]:
+        """Answer each request of a stream in order; a failed one does not end the stream.
+
+        Raises: TooManyStreams, before anything is read.
+        """
+        responses = self._pipeline.stream(
+            requests, lambda request: self._outcome(request, deadline), _claimed
+        )
+        async with aclosing(responses):
+            async for response in responses:
+                yield response
+
+    async def _infer(
+        self, model: ServedModel, request: pb.ModelInferRequest, deadline: float
+    ) -> pb.ModelInferResponse:
+        source = find_input(request, model.spec)
+        shape = f"{source.where}: shape[0]"
+        self._pipeline.check(source.count, request.id, images=shape, id_field="id")
+        check_place(source)
+        output = find_output(request, model, source.count)
+        size = request.ByteSize()
+        with self._pipeline.admitted(model, source.count, size, deadline=deadline):
+            rows, decode_seconds = await self._rows(source, model)
+            items = await model.classify(rows, deadline=deadline)
+            scores = join([item.result.result() for item in items])
+            response = _response(request, model, scores, output)
+            observe(model, items, decode_seconds)
+            return response
+
+    async def _rows(self, source: Input, model: ServedModel) -> tuple[Rows, float]:
+        """Pixels [N, H, W, C] of all images, and the seconds it took to decode them."""
+        if not source.encoded:
+            return await read_pixels(source, model.spec), 0.0
+        start = monotonic()
+        rows = empty_rows(model, source.count)
+        await self._pipeline.decode(model, read_files(source), rows, field=source.tensor.name)
+        return rows, monotonic() - start
+
+    async def _outcome(
+        self, request: pb.ModelInferRequest, deadline: float
+    ) -> pb.ModelStreamInferResponse:
+        try:
+            response = await self.model_infer(request, deadline=deadline)
+            return pb.ModelStreamInferResponse(infer_response=response)
+        except Exception as error:
+            _, text = status_of(error)
+            if text == UNKNOWN_TEXT:
+                log.exception("request_failed", request_id=request.id)
+            return pb.ModelStreamInferResponse(
+                error_message=text,
+                infer_response=pb.ModelInferResponse(id=request.id[:MAX_NAME]),
+            )
+
+
+def _claimed(request: pb.ModelInferRequest) -> int:
+    """How many images a request says that it has."""
+    shapes = (tensor.shape for tensor in request.inputs)
+    return max((shape[0] for shape in shapes if shape), default=0)
+
+
+def _response(
+    request: pb.ModelInferRequest, model: ServedModel, scores: Scores, output: Output
+) -> pb.ModelInferResponse:
+    tensor, elements = write_output(scores, output, model)
+    return pb.ModelInferResponse(
+        model_name=model.manifest.name,
+        model_version=str(model.manifest.version),
+        id=request.id,
+        outputs=[tensor],
+        raw_output_contents=[elements],
+    )

@@ -1,0 +1,146 @@
+"""The images of a ModelInferRequest: what it claims of them is checked before it is believed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from convoy.bundle import INPUT_NAME
+from convoy.imaging import InputSpec
+from service.errors import InvalidRequest
+from service.oip import grpc_service_pb2 as pb
+from service.oip.describing import ENCODED_NAME
+from service.session import Rows
+
+DATATYPES = {INPUT_NAME: "UINT8", ENCODED_NAME: "BYTES"}
+LENGTH_BYTES = 4
+# More of a shape than a message to a caller needs.
+SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """The one input of a request; name, datatype and rank are right, `count` may be any number."""
+
+    request: pb.ModelInferRequest
+    where: str
+    encoded: bool
+    count: int
+
+    @property
+    def tensor(self) -> pb.ModelInferRequest.InferInputTensor:
+        """Where it stands."""
+        return self.request.inputs[0]
+
+
+def find_input(request: pb.ModelInferRequest, spec: InputSpec) -> Input:
+    """The input of a request. Raises: InvalidRequest naming the tensor and what is wrong."""
+    for index, one in enumerate(request.inputs):
+        if one.name not in DATATYPES:
+            raise InvalidRequest(
+                f"inputs[{index}]: there is no input {one.name[: SHOWN * 8]!r}; "
+                f"give {INPUT_NAME} or {ENCODED_NAME}"
+            )
+    if len(request.inputs) != 1:
+        raise InvalidRequest(
+            f"inputs: {len(request.inputs)}, must be one: {INPUT_NAME} or {ENCODED_NAME}"
+        )
+    tensor = request.inputs[0]
+    where = f"inputs[0] ({tensor.name})"
+    if tensor.datatype != DATATYPES[tensor.name]:
+        raise InvalidRequest(
+            f"{where}: datatype {tensor.datatype[: SHOWN * 8]!r}, must be {DATATYPES[tensor.name]}"
+        )
+    encoded = tensor.name == ENCODED_NAME
+    _check_shape(tensor.shape, () if encoded else spec.shape, where)
+    return Input(request, where, encoded, tensor.shape[0])
+
+
+def check_place(source: Input) -> None:
+    """Check where the elements stand in the message. Raises: InvalidRequest."""
+    raw = len(source.request.raw_input_contents)
+    typed = source.tensor.HasField("contents")
+    if raw and typed:
+        raise InvalidRequest(
+            f"{source.where}: contents beside raw_input_contents; give one of the two"
+        )
+    if not typed and raw != 1:
+        raise InvalidRequest(
+            f"raw_input_contents: {raw}, must be 1: the elements of {source.where}"
+        )
+
+
+async def read_pixels(source: Input, spec: InputSpec) -> Rows:
+    """Pixels [count, H, W, C] that the request has. Raises: InvalidRequest."""
+    if source.tensor.HasField("contents"):
+        return await _typed_pixels(source, spec)
+    return to_pixels(source.request.raw_input_contents[0], source, spec)
+
+
+def to_pixels(data: bytes, source: Input, spec: InputSpec) -> Rows:
+    """The bytes of a tensor as pixels [count, H, W, C]. Raises: InvalidRequest."""
+    wanted = source.count * spec.nbytes
+    if len(data) != wanted:
+        shape = list(source.tensor.shape)
+        raise InvalidRequest(
+            f"{source.where}: {len(data):,} bytes, its shape {shape} needs {wanted:,}"
+        )
+    return np.frombuffer(data, np.uint8).reshape(-1, *spec.shape)
+
+
+def read_files(source: Input) -> list[tuple[int, bytes]]:
+    """Pairs of row and image file that the request has. Raises: InvalidRequest."""
+    if not source.tensor.HasField("contents"):
+        return to_files(source.request.raw_input_contents[0], source)
+    files = source.tensor.contents.bytes_contents
+    _check_elements(len(files), source.count, "bytes_contents", source)
+    return list(enumerate(files))
+
+
+def to_files(data: bytes, source: Input) -> list[tuple[int, bytes]]:
+    """The bytes of a tensor of BYTES as pairs of row and element. Raises: InvalidRequest."""
+    files = []
+    position = 0
+    for row in range(source.count):
+        begin = position + LENGTH_BYTES
+        position = begin + int.from_bytes(data[position:begin], "little")
+        if begin > len(data) or position > len(data):
+            raise InvalidRequest(
+                f"{source.where}: {len(data):,} bytes end within element {row} of {source.count}; "
+                f"each is its length in {LENGTH_BYTES} bytes, the lowest first, and its bytes"
+            )
+        files.append((row, data[begin:position]))
+    if position != len(data):
+        more = len(data) - position
+        raise InvalidRequest(
+            f"{source.where}: {more:,} bytes more than its {source.count} elements"
+        )
+    return files
+
+
+async def _typed_pixels(source: Input, spec: InputSpec) -> Rows:
+    values = source.tensor.contents.uint_contents
+    elements = source.count * spec.nbytes
+    _check_elements(len(values), elements, "uint_contents", source)
+    # Each becomes a Python number on its way: seconds for many images.
+    numbers = await asyncio.to_thread(np.fromiter, values, np.uint32, elements)
+    if numbers.max() > 255:
+        raise InvalidRequest(f"{source.where}: uint_contents: {numbers.max()}, must be 0 to 255")
+    return numbers.astype(np.uint8).reshape(-1, *spec.shape)
+
+
+def _check_elements(have: int, wanted: int, field: str, source: Input) -> None:
+    if have != wanted:
+        raise InvalidRequest(
+            f"{source.where}: {have:,} elements in contents.{field}, its shape needs {wanted:,}"
+        )
+
+
+def _check_shape(shape: Sequence[int], row: tuple[int, ...], where: str) -> None:
+    if len(shape) != 1 + len(row) or tuple(shape[1:]) != row:
+        shown = ", ".join(map(str, shape[:SHOWN])) + (", ..." if len(shape) > SHOWN else "")
+        wanted = ", ".join(("N", *map(str, row)))
+        raise InvalidRequest(f"{where}: shape [{shown}], must be [{wanted}]")

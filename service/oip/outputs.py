@@ -1,0 +1,80 @@
+"""What a ModelInferRequest wants to be told, and how it is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convoy.bundle import OUTPUT_NAME
+from service.errors import InvalidRequest
+from service.oip import grpc_service_pb2 as pb
+from service.oip.parameters import Parameters, number
+from service.pipeline import MAX_SCORES
+from service.replies import top_classes
+from service.served import ServedModel
+from service.session import Scores
+
+LENGTH_BYTES = 4
+SHOWN = 64
+_NO_PARAMETERS: Parameters = {}
+
+Tensor = pb.ModelInferResponse.InferOutputTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The probabilities as they are wanted: all of them, or the `top` classes of each image."""
+
+    top: int
+    where: str
+    parameters: Parameters
+
+
+def find_output(request: pb.ModelInferRequest, model: ServedModel, count: int) -> Output:
+    """What a request of `count` images wants. Raises: InvalidRequest."""
+    for index, one in enumerate(request.outputs):
+        if one.name != OUTPUT_NAME:
+            raise InvalidRequest(
+                f"outputs[{index}]: there is no output {one.name[:SHOWN]!r}; "
+                f"the only one is {OUTPUT_NAME}"
+            )
+    if len(request.outputs) > 1:
+        raise InvalidRequest(f"outputs: {OUTPUT_NAME} is asked for {len(request.outputs)} times")
+    if not request.outputs:
+        return Output(0, "", _NO_PARAMETERS)
+    parameters = request.outputs[0].parameters
+    where = f"outputs[0] ({OUTPUT_NAME}): "
+    top = min(number(parameters, "classification", where), len(model.labels))
+    if count * top > MAX_SCORES:
+        raise InvalidRequest(
+            f"{where}parameters[classification]: {top} classes for each of {count} images, "
+            f"must be {MAX_SCORES:,} in all at most"
+        )
+    return Output(top, where, parameters)
+
+
+def write_output(scores: Scores, output: Output, model: ServedModel) -> tuple[Tensor, bytes]:
+    """The tensor that tells probabilities [N, K], and its elements."""
+    if output.top:
+        shape = [len(scores), output.top]
+        return Tensor(name=OUTPUT_NAME, datatype="BYTES", shape=shape), _named(
+            scores, output, model
+        )
+    tensor = Tensor(name=OUTPUT_NAME, datatype="FP32", shape=scores.shape)
+    return tensor, scores.astype("<f4", copy=False).tobytes()
+
+
+def _named(scores: Scores, output: Output, model: ServedModel) -> bytes:
+    """ "probability:index:label" of the top classes of each row, with their lengths."""
+    parts = []
+    for row in scores:
+        for index, probability in top_classes(row, output.top):
+            text = f"{probability:f}:{index}:{model.labels[index]}".encode()
+            parts += [len(text).to_bytes(LENGTH_BYTES, "little"), text]
+    return b"".join(parts)
+
+
+def join(parts: list[Scores]) -> Scores:
+    """Probabilities [N, K] of all images of a request."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
