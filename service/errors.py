@@ -5,6 +5,8 @@ ConvoyError
 │   ├── InvalidRequest        the caller's mistake
 │   ├── ModelNotFound         no such model or version
 │   ├── Unsupported           this server does not do that
+│   ├── RegionNotFound        no such region of shared memory
+│   ├── RegionExists          there is a region of that name
 │   ├── Overloaded
 │   │   ├── QueueFull         no room in the queue; try again after `retry_after`
 │   │   ├── QueueTooLong      the wait would outlast the deadline; as above
@@ -37,6 +39,14 @@ class ModelNotFound(RequestError):
 
 class Unsupported(RequestError):
     """This server does not do that; the text says what to do instead."""
+
+
+class RegionNotFound(RequestError):
+    """No such region of shared memory."""
+
+
+class RegionExists(RequestError):
+    """There is a region of shared memory of that name."""
 
 
 class Overloaded(RequestError):

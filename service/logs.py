@@ -25,5 +25,6 @@ def configure(level: str, form: Literal["json", "console"]) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        # The level may change while the service runs.
+        cache_logger_on_first_use=False,
     )

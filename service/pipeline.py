@@ -22,6 +22,7 @@ from service.errors import (
     OutOfMemory,
     QueueFull,
     QueueTooLong,
+    RegionNotFound,
     RequestError,
     TooManyStreams,
 )
@@ -43,6 +44,7 @@ STREAM_RETRY_SECONDS = 1.0
 _REASONS = {
     InvalidRequest: "invalid",
     ModelNotFound: "not_found",
+    RegionNotFound: "not_found",
     QueueFull: "queue_full",
     QueueTooLong: "queue_too_long",
     TooManyStreams: "too_many_streams",

@@ -149,6 +149,7 @@ class Server:
             self._heart.cancel()
         if self._repository is not None:
             await self._repository.close()
+        self._inference.close()
         self._decoder.close()
         self._http.close()
 

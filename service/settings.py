@@ -47,6 +47,7 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "convoy")
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
 Address = Annotated[str, AfterValidator(_address)]
 Device = Annotated[str, AfterValidator(_device)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]  # gRPC takes no larger
@@ -145,11 +146,17 @@ class Settings(BaseSettings):
     drain_timeout: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="Seconds that accepted calls may take to finish after SIGTERM."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least severe events that are logged."
-    )
+    log_level: LogLevel = Field("info", description="The least severe events that are logged.")
     log_format: Literal["json", "console"] = Field(
         "json", description="json: one object a line. console: for people."
+    )
+    log_settings: bool = Field(
+        False, description="Let whoever can call the service change the log level (LogSettings)."
+    )
+    shared_memory: bool = Field(
+        False,
+        description="Let whoever can call the service name shared memory of this machine to read "
+        "images from and write answers to: any object in /dev/shm that the service may open.",
     )
 
     @classmethod

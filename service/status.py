@@ -15,6 +15,7 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
@@ -25,6 +26,8 @@ CODES: dict[type[Exception], Code] = {
     errors.InvalidRequest: Code.INVALID_ARGUMENT,
     errors.ModelNotFound: Code.NOT_FOUND,
     errors.Unsupported: Code.UNIMPLEMENTED,
+    errors.RegionNotFound: Code.NOT_FOUND,
+    errors.RegionExists: Code.ALREADY_EXISTS,
     errors.QueueFull: Code.RESOURCE_EXHAUSTED,
     errors.QueueTooLong: Code.RESOURCE_EXHAUSTED,
     errors.TooManyStreams: Code.RESOURCE_EXHAUSTED,

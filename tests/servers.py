@@ -91,7 +91,10 @@ def running_server(models: Path, **settings: Any) -> Iterator[Running]:
         with _server_thread(models, **settings) as running:
             yield running
         return
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in settings.items()
+    ]
     with server_process(models, *flags) as running:
         yield running
         assert running.process is not None

@@ -13,13 +13,14 @@ import structlog
 from service.errors import DeadlineExceeded
 from service.oip import grpc_service_pb2 as pb
 from service.oip.information import find
-from service.oip.inputs import Input, check_place, find_input, read_files, read_pixels
-from service.oip.outputs import Output, find_output, join, write_output
+from service.oip.inputs import Input, find_input, read_files, read_pixels
+from service.oip.outputs import Tensor, find_output, join, write_output
 from service.oip.parameters import number
+from service.oip.regions import Regions
 from service.pipeline import MAX_NAME, Pipeline, empty_rows
 from service.replies import observe
 from service.served import ServedModel
-from service.session import Rows, Scores
+from service.session import Rows
 from service.status import UNKNOWN_TEXT, status_of
 
 log = structlog.get_logger()
@@ -28,8 +29,9 @@ log = structlog.get_logger()
 class Inference:
     """The methods of GRPCInferenceService that classify."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, regions: Regions) -> None:
         self._pipeline = pipeline
+        self._regions = regions
 
     async def model_infer(
         self, request: pb.ModelInferRequest, *, deadline: float = math.inf
@@ -66,27 +68,28 @@ class Inference:
     async def _infer(
         self, model: ServedModel, request: pb.ModelInferRequest, deadline: float
     ) -> pb.ModelInferResponse:
-        source = find_input(request, model.spec)
+        source = find_input(request, model.spec, self._regions)
         shape = f"{source.where}: shape[0]"
         self._pipeline.check(source.count, request.id, images=shape, id_field="id")
-        check_place(source)
-        output = find_output(request, model, source.count)
-        size = request.ByteSize()
+        output = find_output(request, model, source.count, self._regions)
+        size = request.ByteSize() + (source.place.byte_size if source.place else 0)
         with self._pipeline.admitted(model, source.count, size, deadline=deadline):
             rows, decode_seconds = await self._rows(source, model)
             items = await model.classify(rows, deadline=deadline)
             scores = join([item.result.result() for item in items])
-            response = _response(request, model, scores, output)
+            written = write_output(scores, output, model, self._regions)
+            response = _response(request, model, *written)
             observe(model, items, decode_seconds)
             return response
 
     async def _rows(self, source: Input, model: ServedModel) -> tuple[Rows, float]:
         """Pixels [N, H, W, C] of all images, and the seconds it took to decode them."""
         if not source.encoded:
-            return await read_pixels(source, model.spec), 0.0
+            return await read_pixels(source, model.spec, self._regions), 0.0
         start = monotonic()
         rows = empty_rows(model, source.count)
-        await self._pipeline.decode(model, read_files(source), rows, field=source.tensor.name)
+        files = read_files(source, self._regions)
+        await self._pipeline.decode(model, files, rows, field=source.tensor.name)
         return rows, monotonic() - start
 
     async def _outcome(
@@ -112,9 +115,8 @@ def _claimed(request: pb.ModelInferRequest) -> int:
 
 
 def _response(
-    request: pb.ModelInferRequest, model: ServedModel, scores: Scores, output: Output
+    request: pb.ModelInferRequest, model: ServedModel, tensor: Tensor, elements: bytes
 ) -> pb.ModelInferResponse:
-    tensor, elements = write_output(scores, output, model)
     return pb.ModelInferResponse(
         model_name=model.manifest.name,
         model_version=str(model.manifest.version),

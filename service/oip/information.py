@@ -19,6 +19,7 @@ EXTENSIONS = (
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "logging",
 )
 # What a version may be in a signed number of 64 bits.
 MAX_VERSION_DIGITS = 18
@@ -27,8 +28,9 @@ MAX_VERSION_DIGITS = 18
 class Information:
     """The methods of GRPCInferenceService that only tell something."""
 
-    def __init__(self, pipeline: Pipeline, *, max_delay_ms: float) -> None:
+    def __init__(self, pipeline: Pipeline, *, max_delay_ms: float, shared_memory: bool) -> None:
         self._pipeline = pipeline
+        self._extensions = (*EXTENSIONS, *(["system_shared_memory"] if shared_memory else []))
         self._max_delay_ms = max_delay_ms
 
     async def server_live(
@@ -58,7 +60,7 @@ class Information:
     ) -> pb.ServerMetadataResponse:
         """Name, version and extensions."""
         return pb.ServerMetadataResponse(
-            name=SERVER_NAME, version=version("convoy"), extensions=EXTENSIONS
+            name=SERVER_NAME, version=version("convoy"), extensions=self._extensions
         )
 
     async def model_metadata(

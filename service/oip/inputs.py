@@ -13,6 +13,7 @@ from convoy.imaging import InputSpec
 from service.errors import InvalidRequest
 from service.oip import grpc_service_pb2 as pb
 from service.oip.describing import ENCODED_NAME
+from service.oip.regions import Place, Regions
 from service.session import Rows
 
 DATATYPES = {INPUT_NAME: "UINT8", ENCODED_NAME: "BYTES"}
@@ -29,6 +30,8 @@ class Input:
     where: str
     encoded: bool
     count: int
+    place: Place | None
+    """Where it lies in shared memory, if it does."""
 
     @property
     def tensor(self) -> pb.ModelInferRequest.InferInputTensor:
@@ -36,8 +39,11 @@ class Input:
         return self.request.inputs[0]
 
 
-def find_input(request: pb.ModelInferRequest, spec: InputSpec) -> Input:
-    """The input of a request. Raises: InvalidRequest naming the tensor and what is wrong."""
+def find_input(request: pb.ModelInferRequest, spec: InputSpec, regions: Regions) -> Input:
+    """The input of a request.
+
+    Raises: InvalidRequest naming the tensor and what is wrong; RegionNotFound.
+    """
     for index, one in enumerate(request.inputs):
         if one.name not in DATATYPES:
             raise InvalidRequest(
@@ -56,32 +62,16 @@ def find_input(request: pb.ModelInferRequest, spec: InputSpec) -> Input:
         )
     encoded = tensor.name == ENCODED_NAME
     _check_shape(tensor.shape, () if encoded else spec.shape, where)
-    return Input(request, where, encoded, tensor.shape[0])
+    place = regions.find(tensor.parameters, where)
+    _check_place(request, where, shared=place is not None)
+    return Input(request, where, encoded, tensor.shape[0], place)
 
 
-def check_place(source: Input) -> None:
-    """Check where the elements stand in the message. Raises: InvalidRequest."""
-    raw = len(source.request.raw_input_contents)
-    typed = source.tensor.HasField("contents")
-    if raw and typed:
-        raise InvalidRequest(
-            f"{source.where}: contents beside raw_input_contents; give one of the two"
-        )
-    if not typed and raw != 1:
-        raise InvalidRequest(
-            f"raw_input_contents: {raw}, must be 1: the elements of {source.where}"
-        )
-
-
-async def read_pixels(source: Input, spec: InputSpec) -> Rows:
-    """Pixels [count, H, W, C] that the request has. Raises: InvalidRequest."""
+async def read_pixels(source: Input, spec: InputSpec, regions: Regions) -> Rows:
+    """Pixels [count, H, W, C] that the request has. Raises: InvalidRequest, RegionNotFound."""
     if source.tensor.HasField("contents"):
         return await _typed_pixels(source, spec)
-    return to_pixels(source.request.raw_input_contents[0], source, spec)
-
-
-def to_pixels(data: bytes, source: Input, spec: InputSpec) -> Rows:
-    """The bytes of a tensor as pixels [count, H, W, C]. Raises: InvalidRequest."""
+    data = _elements(source, regions)
     wanted = source.count * spec.nbytes
     if len(data) != wanted:
         shape = list(source.tensor.shape)
@@ -91,17 +81,24 @@ def to_pixels(data: bytes, source: Input, spec: InputSpec) -> Rows:
     return np.frombuffer(data, np.uint8).reshape(-1, *spec.shape)
 
 
-def read_files(source: Input) -> list[tuple[int, bytes]]:
-    """Pairs of row and image file that the request has. Raises: InvalidRequest."""
+def read_files(source: Input, regions: Regions) -> list[tuple[int, bytes]]:
+    """Pairs of row and image file that the request has. Raises: InvalidRequest, RegionNotFound."""
     if not source.tensor.HasField("contents"):
-        return to_files(source.request.raw_input_contents[0], source)
+        return _split(_elements(source, regions), source)
     files = source.tensor.contents.bytes_contents
     _check_elements(len(files), source.count, "bytes_contents", source)
     return list(enumerate(files))
 
 
-def to_files(data: bytes, source: Input) -> list[tuple[int, bytes]]:
-    """The bytes of a tensor of BYTES as pairs of row and element. Raises: InvalidRequest."""
+def _elements(source: Input, regions: Regions) -> bytes:
+    """The elements as they lie in memory."""
+    if source.place is not None:
+        return regions.read(source.place)
+    return source.request.raw_input_contents[0]
+
+
+def _split(data: bytes, source: Input) -> list[tuple[int, bytes]]:
+    """The elements of a tensor of BYTES, each with its row."""
     files = []
     position = 0
     for row in range(source.count):
@@ -137,6 +134,19 @@ def _check_elements(have: int, wanted: int, field: str, source: Input) -> None:
         raise InvalidRequest(
             f"{source.where}: {have:,} elements in contents.{field}, its shape needs {wanted:,}"
         )
+
+
+def _check_place(request: pb.ModelInferRequest, where: str, *, shared: bool) -> None:
+    """Check that the elements stand in one place of the three."""
+    raw, typed = len(request.raw_input_contents), request.inputs[0].HasField("contents")
+    if raw and typed:
+        raise InvalidRequest(f"{where}: contents beside raw_input_contents; give one of the two")
+    if shared and typed:
+        raise InvalidRequest(f"{where}: contents beside shared memory; give one of the two")
+    wanted = 0 if shared or typed else 1
+    if raw != wanted:
+        reason = "it is in shared memory" if shared else "its elements"
+        raise InvalidRequest(f"raw_input_contents: {raw}, must be {wanted} for {where}: {reason}")
 
 
 def _check_shape(shape: Sequence[int], row: tuple[int, ...], where: str) -> None:

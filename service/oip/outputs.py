@@ -9,7 +9,8 @@ import numpy as np
 from convoy.bundle import OUTPUT_NAME
 from service.errors import InvalidRequest
 from service.oip import grpc_service_pb2 as pb
-from service.oip.parameters import Parameters, number
+from service.oip.parameters import number
+from service.oip.regions import Place, Regions
 from service.pipeline import MAX_SCORES
 from service.replies import top_classes
 from service.served import ServedModel
@@ -17,7 +18,6 @@ from service.session import Scores
 
 LENGTH_BYTES = 4
 SHOWN = 64
-_NO_PARAMETERS: Parameters = {}
 
 Tensor = pb.ModelInferResponse.InferOutputTensor
 
@@ -26,13 +26,16 @@ Tensor = pb.ModelInferResponse.InferOutputTensor
 class Output:
     """The probabilities as they are wanted: all of them, or the `top` classes of each image."""
 
-    top: int
-    where: str
-    parameters: Parameters
+    top: int = 0
+    where: str = ""
+    place: Place | None = None
+    """Where it is to be written in shared memory."""
 
 
-def find_output(request: pb.ModelInferRequest, model: ServedModel, count: int) -> Output:
-    """What a request of `count` images wants. Raises: InvalidRequest."""
+def find_output(
+    request: pb.ModelInferRequest, model: ServedModel, count: int, regions: Regions
+) -> Output:
+    """What a request of `count` images wants. Raises: InvalidRequest, RegionNotFound."""
     for index, one in enumerate(request.outputs):
         if one.name != OUTPUT_NAME:
             raise InvalidRequest(
@@ -42,27 +45,40 @@ def find_output(request: pb.ModelInferRequest, model: ServedModel, count: int) -
     if len(request.outputs) > 1:
         raise InvalidRequest(f"outputs: {OUTPUT_NAME} is asked for {len(request.outputs)} times")
     if not request.outputs:
-        return Output(0, "", _NO_PARAMETERS)
+        return Output()
     parameters = request.outputs[0].parameters
-    where = f"outputs[0] ({OUTPUT_NAME}): "
+    where = f"outputs[0] ({OUTPUT_NAME})"
     top = min(number(parameters, "classification", where), len(model.labels))
     if count * top > MAX_SCORES:
         raise InvalidRequest(
-            f"{where}parameters[classification]: {top} classes for each of {count} images, "
+            f"{where}: parameters[classification]: {top} classes for each of {count} images, "
             f"must be {MAX_SCORES:,} in all at most"
         )
-    return Output(top, where, parameters)
+    return Output(top, where, regions.find(parameters, where))
 
 
-def write_output(scores: Scores, output: Output, model: ServedModel) -> tuple[Tensor, bytes]:
-    """The tensor that tells probabilities [N, K], and its elements."""
+def write_output(
+    scores: Scores, output: Output, model: ServedModel, regions: Regions
+) -> tuple[Tensor, bytes]:
+    """The tensor that tells probabilities [N, K], and its elements unless in shared memory.
+
+    Raises: InvalidRequest, RegionNotFound.
+    """
     if output.top:
-        shape = [len(scores), output.top]
-        return Tensor(name=OUTPUT_NAME, datatype="BYTES", shape=shape), _named(
-            scores, output, model
+        tensor = Tensor(name=OUTPUT_NAME, datatype="BYTES", shape=[len(scores), output.top])
+        elements = _named(scores, output, model)
+    else:
+        tensor = Tensor(name=OUTPUT_NAME, datatype="FP32", shape=scores.shape)
+        elements = scores.astype("<f4", copy=False).tobytes()
+    if output.place is None:
+        return tensor, elements
+    if len(elements) > output.place.byte_size:
+        raise InvalidRequest(
+            f"{output.where}: {len(elements):,} bytes, its place in shared memory has "
+            f"{output.place.byte_size:,}"
         )
-    tensor = Tensor(name=OUTPUT_NAME, datatype="FP32", shape=scores.shape)
-    return tensor, scores.astype("<f4", copy=False).tobytes()
+    regions.write(output.place, elements)
+    return tensor, b""
 
 
 def _named(scores: Scores, output: Output, model: ServedModel) -> bytes:

@@ -14,14 +14,14 @@ Parameters = Mapping[str, pb.InferParameter]
 def number(parameters: Parameters, name: str, where: str) -> int:
     """A whole number of at least 0, signed on the wire or not; 0 where there is none.
 
-    Raises: InvalidRequest; `where` names the place.
+    Raises: InvalidRequest; `where` names the tensor, if it is one's.
     """
     kind, value = _value(parameters, name)
     if kind in ("int64_param", "uint64_param") and value >= 0:
         return int(value)
     if kind is None:
         return 0
-    raise InvalidRequest(f"{where}parameters[{name}]: must be a whole number of at least 0")
+    raise InvalidRequest(f"{_at(where)}parameters[{name}]: must be a whole number of at least 0")
 
 
 def text(parameters: Parameters, name: str, where: str) -> str:
@@ -31,7 +31,11 @@ def text(parameters: Parameters, name: str, where: str) -> str:
         return str(value)
     if kind is None:
         return ""
-    raise InvalidRequest(f"{where}parameters[{name}]: must be a text (string_param)")
+    raise InvalidRequest(f"{_at(where)}parameters[{name}]: must be a text (string_param)")
+
+
+def _at(where: str) -> str:
+    return f"{where}: " if where else ""
 
 
 def _value(parameters: Parameters, name: str) -> tuple[str | None, Any]:

@@ -11,7 +11,10 @@ from google.protobuf.message import Message
 from service.oip import grpc_service_pb2 as pb
 from service.oip.inference import Inference
 from service.oip.information import Information
+from service.oip.log_settings import LogSettings
 from service.oip.missing import Missing
+from service.oip.regions import Regions
+from service.oip.shared_memory import SharedMemory
 from service.pipeline import Pipeline
 from service.settings import Settings
 from service.wire import Nested
@@ -32,11 +35,19 @@ class OpenInference:
     """Everything that answers GRPCInferenceService."""
 
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
+        shared_memory = settings.shared_memory
+        self._regions = Regions(enabled=shared_memory)
         self._parts = (
-            Information(pipeline, max_delay_ms=settings.max_delay_ms),
-            Inference(pipeline),
+            Information(pipeline, max_delay_ms=settings.max_delay_ms, shared_memory=shared_memory),
+            Inference(pipeline, self._regions),
+            SharedMemory(self._regions),
+            LogSettings(settings),
             Missing(),
         )
+
+    def close(self) -> None:
+        """Let go of all shared memory."""
+        self._regions.clear()
 
     def methods(self) -> Iterator[tuple[str, type[Message], Callable[..., Any]]]:
         """Name on the wire, message that it takes, and what answers it."""
