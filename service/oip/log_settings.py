@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import structlog
 
@@ -66,9 +65,9 @@ class LogSettings:
         values = self._values()
         for name, message in settings.items():
             kind = message.WhichOneof("parameter_choice")
-            value: Any = getattr(message, kind) if kind else None
-            if type(values.get(name)) is not type(value):
+            if kind is None or kind != _kind(values.get(name)):
                 raise InvalidRequest(f"settings[{name[:64]}]: no such setting, or of another type")
+            value = getattr(message, kind)
             if name not in CHANGEABLE and value != values[name]:
                 raise InvalidRequest(
                     f"settings[{name}]: cannot be changed; {', '.join(CHANGEABLE)} can"
@@ -87,6 +86,10 @@ def _level(values: Mapping[str, Value]) -> LogLevel:
     if values["log_info"]:
         return "info"
     return "warning" if values["log_warning"] else "error"
+
+
+def _kind(value: Value | None) -> str | None:
+    return None if value is None else _message(value).WhichOneof("parameter_choice")
 
 
 def _message(value: Value) -> pb.LogSettingsResponse.SettingValue:
