@@ -72,7 +72,7 @@ class ImageClassifier:
         self, request: pb.GetModelRequest, *, deadline: float = math.inf
     ) -> pb.Model:
         """Describe one model. Raises: ModelNotFound, InvalidRequest."""
-        with self._pipeline.noted(request.model):
+        with self._pipeline.question(request.model):
             models = self._pipeline.models
             return describe(models.get(request.model, request.version), models.default)
 

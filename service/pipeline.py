@@ -107,9 +107,9 @@ class Pipeline:
         """Count a request for a model while it is worked on, and how it fails."""
         self._metrics.in_flight += 1
         try:
-            with self.noted(model, request_id):
-                yield
-        except RequestError:
+            yield
+        except RequestError as error:
+            self._note(error, model, request_id)
             raise
         except Exception:
             self._metrics.failed["internal"] += 1
@@ -118,21 +118,12 @@ class Pipeline:
             self._metrics.in_flight -= 1
 
     @contextmanager
-    def noted(self, model: str, request_id: str = "") -> Iterator[None]:
-        """Count a refusal; log what the operator has to know and the caller must not."""
+    def question(self, model: str) -> Iterator[None]:
+        """Count how a question about a model is refused."""
         try:
             yield
         except RequestError as error:
-            if reason := _REASONS.get(type(error)):
-                self._metrics.rejected[reason] += 1
-            elif isinstance(error, ModelFailure):
-                self._metrics.failed["model"] += 1
-                log.error(
-                    "model_failed",
-                    model=model or "(default)",
-                    detail=error.detail,
-                    request_id=request_id,
-                )
+            self._note(error, model)
             raise
 
     def check(
@@ -156,8 +147,12 @@ class Pipeline:
         try:
             if monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline has passed")
-            with model.admission.admit(count, size, deadline=deadline), _failures(model):
-                yield
+            with model.admission.admit(count, size, deadline=deadline):
+                try:
+                    yield
+                except BaseException:
+                    model.metrics.failed += 1
+                    raise
         except DeadlineExceeded:
             model.metrics.dropped["deadline"] += 1
             raise
@@ -197,14 +192,18 @@ class Pipeline:
         finally:
             self._streams -= 1
 
-
-@contextmanager
-def _failures(model: ServedModel) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        model.metrics.failed += 1
-        raise
+    def _note(self, error: RequestError, model: str, request_id: str = "") -> None:
+        """Count a refusal; log what the operator has to know and the caller must not."""
+        if reason := _REASONS.get(type(error)):
+            self._metrics.rejected[reason] += 1
+        elif isinstance(error, ModelFailure):
+            self._metrics.failed["model"] += 1
+            log.error(
+                "model_failed",
+                model=model or "(default)",
+                detail=error.detail,
+                request_id=request_id,
+            )
 
 
 def empty_rows(model: ServedModel, count: int) -> Rows:

@@ -103,7 +103,7 @@ class Information:
         )
 
     def _find(self, name: str, version: str) -> ServedModel:
-        with self._pipeline.noted(name):
+        with self._pipeline.question(name):
             return find(self._pipeline, name, version)
 
 

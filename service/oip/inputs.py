@@ -71,13 +71,10 @@ async def read_pixels(source: Input, spec: InputSpec, regions: Regions) -> Rows:
     """Pixels [count, H, W, C] that the request has. Raises: InvalidRequest, RegionNotFound."""
     if source.tensor.HasField("contents"):
         return await _typed_pixels(source, spec)
+    if source.place is not None:  # what is not needed is not read
+        _check_size(source.place.byte_size, source, spec)
     data = _elements(source, regions)
-    wanted = source.count * spec.nbytes
-    if len(data) != wanted:
-        shape = list(source.tensor.shape)
-        raise InvalidRequest(
-            f"{source.where}: {len(data):,} bytes, its shape {shape} needs {wanted:,}"
-        )
+    _check_size(len(data), source, spec)
     return np.frombuffer(data, np.uint8).reshape(-1, *spec.shape)
 
 
@@ -127,6 +124,13 @@ async def _typed_pixels(source: Input, spec: InputSpec) -> Rows:
     if numbers.max() > 255:
         raise InvalidRequest(f"{source.where}: uint_contents: {numbers.max()}, must be 0 to 255")
     return numbers.astype(np.uint8).reshape(-1, *spec.shape)
+
+
+def _check_size(have: int, source: Input, spec: InputSpec) -> None:
+    wanted = source.count * spec.nbytes
+    if have != wanted:
+        shape = list(source.tensor.shape)
+        raise InvalidRequest(f"{source.where}: {have:,} bytes, its shape {shape} needs {wanted:,}")
 
 
 def _check_elements(have: int, wanted: int, field: str, source: Input) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,26 @@ def many_parameters(tensor: Any) -> None:
 def test_many_small_fields_are_refused_unparsed(inference: Stub, request_: Request) -> None:
     code, text = refused(inference.ModelInfer, request_)
     assert (code, text) == ("INVALID_ARGUMENT", "the message has more than 272 fields")
+
+
+def test_no_mutation_of_a_request_fails_inside(inference: Stub, server: Running) -> None:
+    noise = random.Random(0)
+    seeds = [
+        files_request(
+            RED, BLUE, id="x", parameters={"timeout": pb.InferParameter(int64_param=9**7)}
+        ),
+        pixels_request(NOISE[:1], outputs=[top(2)]),
+        typed("bytes_contents", [RED], files_request(RED)),
+    ]
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for k in range(600):
+            data = bytearray(seeds[k % 3].SerializeToString())
+            for _ in range(noise.randrange(1, 6)):
+                # The structure stands in the first bytes; most of the rest is pixels.
+                data[noise.randrange(min(len(data), 160))] = noise.randrange(256)
+            code = call.future(bytes(data), timeout=PATIENCE).code()
+            assert code.name in ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "DEADLINE_EXCEEDED")
 
 
 def test_a_stream_answers_in_order_and_survives_bad_requests(inference: Stub) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -9,9 +10,14 @@ from pathlib import Path
 import grpc
 import pytest
 
+from convoy.imaging import Limits
 from convoy.v1 import image_classifier_pb2 as convoy_pb
+from service.decoding import Decoder
+from service.metrics import Metrics
 from service.oip import grpc_service_pb2 as pb
 from service.oip import grpc_service_pb2_grpc as rpc
+from service.oip.information import Information
+from service.pipeline import Pipeline
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, Running, running_server
 from tests.service.inference import inference_stub, refused
@@ -34,6 +40,25 @@ def test_server_and_model_are_ready(inference: rpc.GRPCInferenceServiceStub) -> 
     ):  # fmt: skip
         request = pb.ModelReadyRequest(name=name, version=number)
         assert inference.ModelReady(request, timeout=PATIENCE).ready is ready
+
+
+def test_nothing_is_ready_before_the_models_are() -> None:
+    async def asked() -> tuple[bool, bool, bool]:
+        pipeline = Pipeline(
+            Decoder(Limits(1, 1), threads=1),
+            Metrics(),
+            max_images=1,
+            max_streams=1,
+            stream_images=1,
+        )
+        information = Information(pipeline, max_delay_ms=0, shared_memory=False)
+        return (
+            (await information.server_live(pb.ServerLiveRequest())).live,
+            (await information.server_ready(pb.ServerReadyRequest())).ready,
+            (await information.model_ready(pb.ModelReadyRequest(name="tiny"))).ready,
+        )
+
+    assert asyncio.run(asked()) == (True, False, False)
 
 
 @pytest.mark.parametrize("number", ["abc", "-1", "0", "1.5", "9" * 40, "\u0662"])
