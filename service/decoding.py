@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from threading import Event
 
 import numpy as np
@@ -13,63 +12,72 @@ from numpy.typing import NDArray
 from convoy.errors import ImageError
 from convoy.imaging import InputSpec, Limits, decode
 from service.errors import InvalidRequest
+from service.worker import Worker
 
-# Images that a thread takes at once: enough to spare hand-overs, few enough that other requests
-# get their turn beside a large one.
+# Images that a thread takes at once, and their bytes: enough to spare hand-overs, few enough that
+# others get their turn beside a large request, and that large photos go to several threads.
 SHARE = 4
+SHARE_BYTES = 2**18
+
+Encoded = tuple[int, bytes]
 
 
 class Decoder:
-    """Decodes with `threads` threads; the libraries give up the GIL while they work."""
+    """Decodes with `threads` threads; the libraries give up the GIL while they work.
+
+    Made within a running event loop.
+    """
 
     def __init__(self, limits: Limits, *, threads: int) -> None:
         self._limits = limits
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._worker = Worker("decode", threads=threads)
 
     async def decode(
         self,
-        images: Sequence[tuple[int, bytes]],
+        images: Sequence[Encoded],
         spec: InputSpec,
         out: NDArray[np.uint8],
         *,
+        line: str,
         field: str = "images",
     ) -> None:
         """Decode pairs of row and bytes into `out` [N, H, W, C]; `field` is what errors name.
 
-        Where this is cancelled or an image is bad, the threads begin no other image of it.
+        The threads divide their time between the lines that wait. Where this is cancelled or an
+        image is bad, they begin no other image of it.
 
         Raises: InvalidRequest naming the image.
         """
-        loop = asyncio.get_running_loop()
         wanted = Event()
         wanted.set()
-        futures = [
-            loop.run_in_executor(
-                self._pool,
-                _decode_into,
-                images[at : at + SHARE],
-                spec,
-                self._limits,
-                out,
-                wanted,
-                field,
-            )
-            for at in range(0, len(images), SHARE)
+        results = [
+            self._worker.run(_decode_into, share, spec, self._limits, out, wanted, field, line=line)
+            for share in _shares(images)
         ]
         try:
-            await asyncio.gather(*futures)
+            await asyncio.gather(*results)
         finally:
             wanted.clear()
-            for future in futures:
-                future.cancel()
 
     def close(self) -> None:
         """Let the threads end."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._worker.close()
+
+
+def _shares(images: Sequence[Encoded]) -> Iterator[list[Encoded]]:
+    share: list[Encoded] = []
+    size = 0
+    for image in images:
+        if len(share) == SHARE or (share and size + len(image[1]) > SHARE_BYTES):
+            yield share
+            share, size = [], 0
+        share.append(image)
+        size += len(image[1])
+    yield share
 
 
 def _decode_into(
-    images: Sequence[tuple[int, bytes]],
+    images: Sequence[Encoded],
     spec: InputSpec,
     limits: Limits,
     out: NDArray[np.uint8],

@@ -1,7 +1,7 @@
-"""One thread that runs functions for the event loop, in order.
+"""Threads that run functions for the event loop.
 
-A ThreadPoolExecutor of one does the same with two futures, a lock and a condition for every call: a
-tenth of the cost of a small batch.
+A ThreadPoolExecutor does the same with two futures, a lock and a condition for every call: a tenth
+of the cost of a small batch.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
 from threading import Thread
+from time import thread_time
 from typing import Any, TypeVar
+
+from service.lines import Lines
 
 T = TypeVar("T")
 
@@ -19,31 +21,45 @@ Job = tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
 
 
 class Worker:
-    """A thread of its own, made within a running event loop; it does not hold up the exit."""
+    """Threads of its own, made within a running event loop; they do not hold up the exit."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, threads: int = 1) -> None:
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        Thread(target=self._work, name=name, daemon=True).start()
+        self._jobs: Lines[Job | None] = Lines()
+        self._threads = [
+            Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call the function in the thread; cancelling this does not stop one that has begun."""
+    def run(self, function: Callable[..., T], *arguments: Any, line: str = "") -> asyncio.Future[T]:
+        """Call the function in a thread: in order within a line, the lines in turn.
+
+        Cancelling the future does not stop one that has begun.
+        """
         result: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put((result, function, arguments))
-        return await result
+        self._jobs.put(line, (result, function, arguments))
+        return result
 
     def close(self) -> None:
-        """Let the thread end after what it was given."""
-        self._jobs.put(None)
+        """Let the threads end, each after what it has begun and what waits in the line ""."""
+        for _ in self._threads:
+            self._jobs.put("", None)
 
     def _work(self) -> None:
-        while job := self._jobs.get():
+        while True:
+            line, job = self._jobs.take()
+            if job is None:
+                return
             result, function, arguments = job
             value, error = None, None
+            begin = thread_time()
             try:
                 value = function(*arguments)
             except BaseException as caught:
                 error = caught
+            self._jobs.charge(line, thread_time() - begin)
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 self._loop.call_soon_threadsafe(_settle, result, value, error)
             del job, result, arguments, value, error  # what they hold is large; the next may be far

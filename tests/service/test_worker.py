@@ -1,4 +1,4 @@
-"""The worker: results and errors come back, in order, whoever has left."""
+"""The worker: results and errors come back, whoever has left; several threads work at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.worker import Worker
 def test_runs_in_a_thread_of_its_own_and_returns() -> None:
     async def work() -> None:
         worker = Worker("here")
-        assert await worker.run(lambda: threading.current_thread().name) == "here"
+        assert await worker.run(lambda: threading.current_thread().name) == "here-0"
         assert await worker.run(divmod, 7, 2) == (3, 1)
         worker.close()
 
@@ -34,12 +34,20 @@ def test_an_error_is_the_caller_s_and_the_thread_lives() -> None:
 def test_a_caller_who_leaves_disturbs_nobody() -> None:
     async def work() -> None:
         worker, gate = Worker("here"), threading.Event()
-        gone = asyncio.create_task(worker.run(gate.wait))
-        after = asyncio.create_task(worker.run(abs, -2))
-        await asyncio.sleep(0)
+        gone = worker.run(gate.wait)
+        after = worker.run(abs, -2)
         gone.cancel()
         gate.set()
         assert await after == 2
+        worker.close()
+
+    asyncio.run(work())
+
+
+def test_threads_work_at_the_same_time() -> None:
+    async def work() -> None:
+        worker, both = Worker("here", threads=2), threading.Barrier(2)
+        await asyncio.gather(*(worker.run(both.wait, 20) for _ in range(2)))
         worker.close()
 
     asyncio.run(work())

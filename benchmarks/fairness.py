@@ -1,0 +1,150 @@
+"""Does a flood on one model make the callers of another wait?
+
+    python -m benchmarks.fairness [--seconds 20] [--rounds 3] [--rate 20] [-- SERVICE OPTIONS]
+
+Both models are in one server. The callers of the one send photos at random moments (Poisson), few
+enough that it is mostly idle; their latency counts from the moment a request was due. In turn they
+are alone, and beside h2load, which keeps 64 requests to the other model in flight, two full
+batches. Clients and server share the processors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import grpc
+import uvloop
+
+from benchmarks.h2load import GRPC, framed, require_h2load
+from benchmarks.loops import OPTIONS, Caller, closed_loop, open_loop, quantile
+from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm, started
+from benchmarks.reports import RESULTS, write
+from benchmarks.workloads import Workload, workloads
+
+DEADLINE = 30.0
+NAMES = ("JPEG 500x375, small CNN", "JPEG 500x375, ResNet-18")
+FLOOD = 64
+LONGEST = 3600  # seconds, after which h2load would end by itself
+
+
+@dataclass(frozen=True)
+class Round:
+    """Latencies of one model in milliseconds, alone and beside the flood; images a second of it."""
+
+    flooded: str
+    other: str
+    alone_p50: float
+    alone_p99: float
+    beside_p50: float
+    beside_p99: float
+    errors: int
+    flood_rate: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times longer the p99 is beside the flood."""
+        return self.beside_p99 / self.alone_p99
+
+
+async def measure(
+    server: Server, flooded: Workload, other: Workload, seconds: float, rate: float
+) -> Round:
+    """One round: the other model alone, then beside the flood."""
+    payload = other.request().SerializeToString()
+    async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
+        warm, alone, beside = (Caller(channel, payload, DEADLINE) for _ in range(3))
+        await closed_loop(warm, min(1.0, seconds), 1)
+        await open_loop(alone, rate, seconds)
+        with flood(server, flooded):
+            before = images_of(server, flooded.network)
+            took = await open_loop(beside, rate, seconds)
+            images = images_of(server, flooded.network) - before
+    good = [one.latencies["OK"] for one in (alone, beside)]
+    sent = [sum(map(len, one.latencies.values())) for one in (alone, beside)]
+    times = (quantile(one, share) * 1e3 for one in good for share in (0.5, 0.99))
+    errors = sum(sent) - sum(map(len, good))
+    return Round(flooded.network, other.network, *times, errors, images / took)
+
+
+@contextmanager
+def flood(server: Server, load: Workload) -> Iterator[None]:
+    """Keep requests in flight until the end of the block."""
+    with tempfile.NamedTemporaryFile() as body:
+        Path(body.name).write_bytes(framed(load.request()))
+        command = ["h2load", "-D", str(LONGEST), "-c", "4", "-m", str(FLOOD // 4), "-d", body.name]
+        for header in GRPC:
+            command += ["-H", header]
+        command.append(f"http://{server.grpc_address}{METHOD}Classify")
+        with started(command, stdout=subprocess.DEVNULL):
+            yield
+
+
+def images_of(server: Server, model: str) -> float:
+    """Images of a model answered so far."""
+    name = f'convoy_images_total{{model="{model}"'
+    return sum(value for key, value in server.metrics().items() if key.startswith(name))
+
+
+def report(rounds: list[Round]) -> str:
+    """The figures as Markdown: medians of the rounds."""
+    lines = [
+        "| flooded | its images/s | other model | alone, p50 | p99 | beside, p50 | p99 "
+        "| p99, ratio | errors |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for pair in dict.fromkeys((one.flooded, one.other) for one in rounds):
+        same = [one for one in rounds if (one.flooded, one.other) == pair]
+
+        def middle(name: str, rounds: list[Round] = same) -> float:
+            return statistics.median(getattr(one, name) for one in rounds)
+
+        lines.append(
+            f"| {pair[0]} | {middle('flood_rate'):,.0f} | {pair[1]} "
+            f"| {middle('alone_p50'):.1f} ms | {middle('alone_p99'):.1f} ms "
+            f"| {middle('beside_p50'):.1f} ms | {middle('beside_p99'):.1f} ms "
+            f"| {middle('ratio'):.1f} | {sum(one.errors for one in same)} |"
+        )
+    return "\n".join(lines)
+
+
+def all_rounds(server: Server, options: argparse.Namespace) -> list[Round]:
+    """Each model flooded in turn, again and again."""
+    small, large = (load for load in workloads() if load.name in NAMES)
+    return [
+        uvloop.run(measure(server, *pair, options.seconds, options.rate))
+        for _ in range(options.rounds)
+        for pair in ((small, large), (large, small))
+    ]
+
+
+def main() -> None:
+    """Parse, serve, measure, write Markdown and JSON."""
+    from benchmarks.bundles import write_bundles  # PyTorch: slow to import
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="alone, and beside the flood")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=20.0, help="requests a second beside it")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("service", nargs="*", help="options of convoy-serve, after --")
+    options = parser.parse_args()
+    heed_sigterm()
+    require_h2load()
+    with tempfile.TemporaryDirectory() as models:
+        write_bundles(Path(models), ("small-cnn", "resnet18"))
+        with convoy_serve(Path(models), *options.service) as server:
+            rounds = all_rounds(server, options)
+    text = f"{options.rate:g} requests/s beside {FLOOD} in flight, {options.seconds:g} s each\n\n"
+    found = [asdict(one) for one in rounds]
+    write(options.out, "fairness", f"{text}{report(rounds)}", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Lines: who waits gets as much as the others, whoever has more jobs."""
+
+from __future__ import annotations
+
+from service.lines import Lines
+
+
+def served(lines: Lines[int], jobs: int, seconds: dict[str, float]) -> str:
+    """The lines of the next jobs, each of which takes what its line's jobs take."""
+    order = ""
+    for _ in range(jobs):
+        line, _ = lines.take()
+        lines.charge(line, seconds[line])
+        order += line
+    return order
+
+
+def test_one_line_is_in_order() -> None:
+    lines: Lines[int] = Lines()
+    for job in range(5):
+        lines.put("a", job)
+    assert [lines.take()[1] for _ in range(5)] == list(range(5))
+
+
+def test_a_flood_does_not_go_before_another_line() -> None:
+    lines: Lines[int] = Lines()
+    for job in range(100):
+        lines.put("a", job)
+    seconds = {"a": 1.0, "b": 1.0}
+    assert served(lines, 10, seconds) == "a" * 10
+    for job in range(3):
+        lines.put("b", job)
+    assert served(lines, 8, seconds) == "babab" + "aaa"
+
+
+def test_long_jobs_come_less_often() -> None:
+    lines: Lines[int] = Lines()
+    for job in range(100):
+        lines.put("a", job)
+        lines.put("b", job)
+    order = served(lines, 55, {"a": 10.0, "b": 1.0})
+    assert (order.count("a"), order.count("b")) == (5, 50)
+
+
+def test_who_comes_back_has_saved_nothing_up() -> None:
+    lines: Lines[int] = Lines()
+    lines.put("b", 0)
+    for job in range(100):
+        lines.put("a", job)
+    seconds = {"a": 1.0, "b": 1.0}
+    served(lines, 50, seconds)
+    for job in range(50):
+        lines.put("b", job)
+    assert served(lines, 10, seconds).count("b") == 5
