@@ -14,10 +14,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from convoy.v1 import image_classifier_pb2 as pb
 from service.health import Health
 from service.methods import ImageClassifier
+from service.names import SERVICE
 from service.oip.table import INFERENCE, NESTED, OpenInference
 from service.wire import NONE, Nested
 
-SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION = reflection.SERVICE_NAME
 

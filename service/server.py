@@ -24,11 +24,12 @@ from service.health import Health
 from service.http import HttpServer, Pulse
 from service.methods import ImageClassifier
 from service.metrics import Metrics
+from service.names import SERVICE
 from service.nvml import GpuCollector, load_nvml
 from service.oip.table import INFERENCE, OpenInference
 from service.pipeline import Pipeline
 from service.repository import Repository, open_repository
-from service.rpcs import SERVICE, Rpc, rpcs
+from service.rpcs import Rpc, rpcs
 from service.settings import Settings
 
 BEAT_SECONDS = 1.0

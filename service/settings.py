@@ -122,6 +122,17 @@ class Settings(BaseSettings):
     max_streams: Positive = Field(
         1000, description="Streams that may be open at once; each takes some 30 KB while idle."
     )
+    max_connections: Positive = Field(
+        20_000, description="Connections that may be open at once; others are closed at once."
+    )
+    keepalive_interval: Annotated[float, Field(ge=0.1, le=3600)] = Field(
+        30.0,
+        description="Seconds between pings on each connection; one on which none is answered for "
+        "as long is closed.",
+    )
+    idle_timeout: Annotated[float, Field(ge=0.1, le=86_400)] = Field(
+        3600.0, description="Seconds without a call after which a connection is closed."
+    )
     max_images_per_request: Positive = Field(256, description="Images in one request at most.")
     max_image_bytes: Positive = Field(16 * 2**20, description="Bytes of one encoded image at most.")
     max_image_pixels: Positive = Field(
@@ -147,6 +158,9 @@ class Settings(BaseSettings):
         30.0, description="Seconds that accepted calls may take to finish after SIGTERM."
     )
     log_level: LogLevel = Field("info", description="The least severe events that are logged.")
+    access_log: bool = Field(
+        False, description="Log each call: the event `call`, with status, duration and sizes."
+    )
     log_format: Literal["json", "console"] = Field(
         "json", description="json: one object a line. console: for people."
     )

@@ -13,18 +13,16 @@ from google.protobuf import descriptor_pb2
 
 from convoy.v1 import image_classifier_pb2 as pb
 from service.errors import UsageError
+from service.fronts.limits import MAX_CALLS
+from service.names import SERVICE
 from service.settings import Settings
 
-SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 APPLICATION = "service.application:application"
 # Inherited by the process: the descriptor of the socket to the one that watches it, and the path
 # where Envoy's admin interface listens.
 CONTROL = "CONVOY_CONTROL_FD"
 ADMIN = "CONVOY_ENVOY_ADMIN"
 
-# As many calls of one connection as the grpcio front takes before it refuses any.
-MAX_STREAMS = 20_000
-MAX_CONNECTIONS = 20_000
 # Bytes of requests that wait in Envoy, where the service does not read on.
 STREAM_WINDOW = 2**20
 CONNECTION_WINDOW = 16 * 2**20
@@ -80,7 +78,7 @@ def configuration(settings: Settings, admin: str) -> dict[str, Any]:
     )
     bootstrap: dict[str, Any] = server.get_envoy_config()
     bootstrap["admin"] = {"address": {"pipe": {"path": admin, "mode": 0o600}}}
-    bootstrap["overload_manager"] = _overload()
+    bootstrap["overload_manager"] = _overload(settings.max_connections)
     bootstrap["memory_allocator_manager"] = {
         "bytes_to_release": RELEASED_BYTES,
         "memory_release_interval": "1s",
@@ -91,25 +89,27 @@ def configuration(settings: Settings, admin: str) -> dict[str, Any]:
     if host == "[::]":
         listener["address"]["socket_address"]["ipv4_compat"] = True
     http = listener["filter_chains"][0]["filters"][-1]["typed_config"]
-    http.update(_http())
-    if settings.log_level == "debug":
-        http["access_log"] = [_access_log()]
+    http.update(_http(settings))
+    if settings.access_log:
+        http["access_log"] = [_access_log(settings.log_format)]
     http["http_filters"] = [*_translators(settings), *http["http_filters"]]
     return bootstrap
 
 
-def _http() -> dict[str, Any]:
+def _http(settings: Settings) -> dict[str, Any]:
+    interval = f"{settings.keepalive_interval:.3f}s"
     return {
         "server_header_transformation": "PASS_THROUGH",
+        "common_http_protocol_options": {"idle_timeout": f"{settings.idle_timeout:.3f}s"},
         # A stream without traffic is a caller that waits, or a health watch.
         "stream_idle_timeout": "0s",
         "request_headers_timeout": "10s",
         "http2_protocol_options": {
-            "max_concurrent_streams": MAX_STREAMS,
+            "max_concurrent_streams": MAX_CALLS,
             "initial_stream_window_size": STREAM_WINDOW,
             "initial_connection_window_size": CONNECTION_WINDOW,
             # Finds out about callers that went without a word.
-            "connection_keepalive": {"interval": "30s", "timeout": "20s"},
+            "connection_keepalive": {"interval": interval, "timeout": interval},
         },
     }
 
@@ -142,31 +142,36 @@ def _descriptors() -> bytes:
     return files.SerializeToString()
 
 
-def _access_log() -> dict[str, Any]:
+def _access_log(form: str) -> dict[str, Any]:
     """One line for each call, like those of the service."""
     fields = {
-        "event": "call",
-        "level": "debug",
-        "timestamp": "%START_TIME%",
         "path": "%REQ(:PATH)%",
-        "status": "%GRPC_STATUS%",
+        "status": "%GRPC_STATUS(SNAKE_STRING)%",
         "milliseconds": "%DURATION%",
         "bytes_received": "%BYTES_RECEIVED%",
         "bytes_sent": "%BYTES_SENT%",
         "peer": "%DOWNSTREAM_REMOTE_ADDRESS%",
         "user_agent": "%REQ(USER-AGENT)%",
     }
+    log_format: dict[str, Any]
+    if form == "json":
+        head = {"event": "call", "level": "info", "timestamp": "%START_TIME%"}
+        log_format = {"json_format": {**head, **fields}}
+    else:
+        line = " ".join(f"{name}={value}" for name, value in fields.items())
+        text = f"%START_TIME(%Y-%m-%d %H:%M:%S)% [info     ] {'call':30} {line}\n"
+        log_format = {"text_format_source": {"inline_string": text}}
     kind = f"{_TYPES}.access_loggers.stream.v3.StderrAccessLog"
-    config = {"@type": kind, "log_format": {"json_format": fields}}
+    config = {"@type": kind, "log_format": log_format}
     return {"name": "envoy.access_loggers.stderr", "typed_config": config}
 
 
-def _overload() -> dict[str, Any]:
+def _overload(max_connections: int) -> dict[str, Any]:
     name = "envoy.resource_monitors.global_downstream_max_connections"
     kind = "downstream_connections.v3.DownstreamConnectionsConfig"
     config = {
         "@type": f"{_TYPES}.resource_monitors.{kind}",
-        "max_active_downstream_connections": MAX_CONNECTIONS,
+        "max_active_downstream_connections": max_connections,
     }
     return {"resource_monitors": [{"name": name, "typed_config": config}]}
 

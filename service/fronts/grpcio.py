@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -12,13 +12,14 @@ import grpc
 
 from service.carrier import CallFailed, Carrier, Stream, Unary
 from service.errors import UsageError
+from service.fronts import access_log
+from service.fronts.limits import MAX_CALLS
 from service.rpcs import Rpc
 from service.settings import Settings
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler, which takes type arguments in its stubs only
 
-MAX_PENDING_CALLS = 20_000
 LEAST_PING_MS = 10_000
 
 
@@ -29,21 +30,9 @@ class GrpcioFront:
     """
 
     def __init__(self, settings: Settings) -> None:
-        address, max_message_bytes = settings.grpc_address, settings.max_message_bytes
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_send_message_length", max_message_bytes),
-                # Two servers on one port would share its connections without a word.
-                ("grpc.so_reuseport", 0),
-                # Above its default of 1,000 calls that Python has not taken yet, gRPC cancels some
-                # at random; admission refuses them with a reason and a pushback.
-                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
-                # By default, a client that pings more often than every 5 minutes is cut off.
-                ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_MS),
-            ]
-        )
+        address = settings.grpc_address
+        self._access_log = settings.access_log
+        self._server = grpc.aio.server(options=_options(settings))
         try:
             self.port: int = self._server.add_insecure_port(address)
         except RuntimeError:
@@ -56,9 +45,7 @@ class GrpcioFront:
         """Begin to take calls."""
         services: defaultdict[str, dict[str, Handler]] = defaultdict(dict)
         for rpc in rpcs:
-            services[rpc.service][rpc.method] = (
-                _unary(carrier.unary(rpc)) if rpc.kind == "unary" else _stream(carrier.stream(rpc))
-            )
+            services[rpc.service][rpc.method] = self._handler(carrier, rpc)
         self._server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(*service) for service in services.items()]
         )
@@ -68,19 +55,56 @@ class GrpcioFront:
         """Stop at once; calls that no handler has seen yet end with CANCELLED."""
         await self._server.stop(None)
 
+    def _handler(self, carrier: Carrier, rpc: Rpc) -> Handler:
+        path = f"/{rpc.service}/{rpc.method}"
+        if rpc.kind == "unary":
+            unary = _unary(carrier.unary(rpc))
+            return grpc.unary_unary_rpc_method_handler(
+                access_log.logged_unary(path, unary) if self._access_log else unary
+            )
+        stream = _stream(carrier.stream(rpc))
+        # On the wire, one request is a stream that ends after it.
+        return grpc.stream_stream_rpc_method_handler(
+            access_log.logged_stream(path, stream) if self._access_log else stream
+        )
 
-def _unary(carry: Unary) -> Handler:
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    interval = round(settings.keepalive_interval * 1000)
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        # Two servers on one port would share its connections without a word.
+        ("grpc.so_reuseport", 0),
+        # Above its default of 1,000 calls that Python has not taken yet, gRPC cancels some at
+        # random.
+        ("grpc.server.max_pending_requests", MAX_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_CALLS),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_connection_idle_ms", round(settings.idle_timeout * 1000)),
+        # Finds out about callers that went without a word.
+        ("grpc.keepalive_time_ms", interval),
+        ("grpc.keepalive_timeout_ms", interval),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # By default, a client that pings more often than every 5 minutes is cut off.
+        ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_MS),
+    ]
+
+
+def _unary(carry: Unary) -> access_log.Unary:
     async def handle(data: bytes, context: Context) -> bytes:
         try:
             return await carry(data, _deadline(context))
         except CallFailed as failure:
             await _abort(context, failure)
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+    return handle
 
 
-def _stream(carry: Stream) -> Handler:
-    async def handle(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+def _stream(carry: Stream) -> access_log.Stream:
+    async def handle(
+        messages: AsyncIterator[bytes], context: Context
+    ) -> AsyncGenerator[bytes, None]:
         responses = carry(messages, _deadline(context))
         try:
             async for response in responses:
@@ -90,8 +114,7 @@ def _stream(carry: Stream) -> Handler:
         finally:
             await responses.aclose()
 
-    # On the wire, one request is a stream that ends after it.
-    return grpc.stream_stream_rpc_method_handler(handle)
+    return handle
 
 
 def _deadline(context: Context) -> float:

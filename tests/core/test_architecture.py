@@ -46,7 +46,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     ],
     "service": [
         ("cuda", "errors", "logs"),
-        ("deadlines", "devices", "lines", "settings", "status", "wire"),
+        ("deadlines", "devices", "lines", "names", "settings", "status", "wire"),
         ("admission", "batching", "decoding", "metrics", "nvml", "session", "worker"),
         ("bound", "tuning"),
         ("loading", "served"),

@@ -20,7 +20,7 @@ from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
 from service.fronts.framing import Frames, frame
 from tests.bundles import solid
-from tests.servers import PATIENCE, Running, running_server, server_process
+from tests.servers import PATIENCE, Running, server_process
 
 pytestmark = [
     pytest.mark.usefixtures("front"),
@@ -105,21 +105,6 @@ def test_a_unary_call_without_its_one_message(server: Running, messages: int) ->
         call = channel.stream_unary("/convoy.v1.ImageClassifier/ListModels")
         error = call.future(iter([b""] * messages), timeout=PATIENCE).exception(PATIENCE)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_each_call_is_in_the_log_where_asked_for(
-    models: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with running_server(models, log_level="debug") as server, server.stub() as stub:
-        stub.Classify(ONE, timeout=PATIENCE)
-        with pytest.raises(grpc.RpcError):
-            stub.GetModel(pb.GetModelRequest(model="none"), timeout=PATIENCE)
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    calls = [(one["path"], one["status"]) for one in lines if one["event"] == "call"]
-    assert calls == [
-        ("/convoy.v1.ImageClassifier/Classify", "OK"),
-        ("/convoy.v1.ImageClassifier/GetModel", "NotFound"),
-    ]
 
 
 def post(server: Running, method: str, body: bytes, kind: str) -> tuple[int, dict[str, str], bytes]:

@@ -1,0 +1,7 @@
+"""Names that stand in the protocol, for modules that must not import the methods."""
+
+from __future__ import annotations
+
+from convoy.v1 import image_classifier_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
