@@ -62,9 +62,14 @@ class Application:
     async def _serve(self, server: Server, stop: asyncio.Event, control: socket.socket) -> None:
         control.setblocking(False)
         asyncio.get_running_loop().add_reader(control, stop.set)
+        signals = asyncio.create_task(_ignore_signals())
+
+        async def tell() -> None:
+            await signals
+            control.send(READY)
+
         try:
-            await _ignore_signals()
-            await serve(server, stop, lambda: control.send(READY))
+            await serve(server, stop, tell)
         except StartupError as error:
             _end(error)
         except Exception:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from convoy.v1 import image_classifier_pb2 as pb
 from service.health import Health
@@ -19,7 +19,7 @@ from service.oip.table import INFERENCE, NESTED, OpenInference
 from service.wire import NONE, Nested
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-REFLECTION = reflection.SERVICE_NAME
+REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 
 Kind = Literal["unary", "server_stream", "bidi_stream"]
 
@@ -82,12 +82,14 @@ def _kind(method: str) -> Kind:
 
 
 def _reflect(services: Sequence[str]) -> Callable[..., AsyncGenerator[Message, None]]:
-    # The library's stubs describe another method; it makes no use of a context.
-    servicer: Any = reflection.aio.ReflectionServicer(services)
-
     async def reflect(
         requests: AsyncIterator[Message], *, deadline: float = math.inf
     ) -> AsyncGenerator[Message, None]:
+        # It imports all of gRPC, which the front envoy needs for nothing else.
+        from grpc_reflection.v1alpha import reflection
+
+        # The library's stubs describe another method; it makes no use of a context.
+        servicer: Any = reflection.aio.ReflectionServicer(services)
         async for response in servicer.ServerReflectionInfo(requests, None):
             yield response
 

@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from typing import NoReturn, Protocol
 
@@ -19,7 +19,6 @@ from service.carrier import Carrier
 from service.decoding import Decoder
 from service.devices import CPU, Device, NoCudaError, select_device
 from service.errors import StartupError
-from service.fronts.grpcio import GrpcioFront
 from service.health import Health
 from service.http import HttpServer, Pulse
 from service.methods import ImageClassifier
@@ -50,6 +49,14 @@ class Front(Protocol):
         """Stop at once."""
 
 
+def open_grpcio(settings: Settings) -> Front:
+    """The front grpcio. Raises: UsageError where the address cannot be had."""
+    # Not above: with another front, the process does without all of gRPC.
+    from service.fronts.grpcio import GrpcioFront
+
+    return GrpcioFront(settings)
+
+
 class Server:
     """Everything that one process holds; `listen` and `load`, then `drain`.
 
@@ -57,7 +64,7 @@ class Server:
     """
 
     def __init__(
-        self, settings: Settings, open_front: Callable[[Settings], Front] = GrpcioFront
+        self, settings: Settings, open_front: Callable[[Settings], Front] = open_grpcio
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -198,7 +205,7 @@ def return_freed_memory() -> None:
 
 
 async def serve(
-    server: Server, stop: asyncio.Event, on_ready: Callable[[], object] = lambda: None
+    server: Server, stop: asyncio.Event, on_ready: Callable[[], Awaitable[None]] | None = None
 ) -> NoReturn:
     """Serve until told to stop, then end the process: with 0 where all was answered, else 1.
 
@@ -217,7 +224,8 @@ async def serve(
     except StartupError:
         await server.close()
         raise
-    on_ready()
+    if on_ready is not None:
+        await on_ready()
     hanging = asyncio.create_task(server.hung.wait())
     await asyncio.wait((stopping, hanging), return_when=asyncio.FIRST_COMPLETED)
     complete = await server.drain() and not server.hung.is_set()

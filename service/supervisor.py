@@ -9,9 +9,11 @@ import socket
 from asyncio.subprocess import Process
 from contextlib import suppress
 from tempfile import TemporaryDirectory
+from time import monotonic
 
 import structlog
 
+from service.backoff import Backoff
 from service.errors import UnfitError, UsageError
 from service.fronts.envoy import CONTROL, command, environment
 from service.settings import Settings
@@ -43,6 +45,7 @@ class Supervisor:
         self._settings = settings.model_copy(update=changes)
         self._command = command(self._settings, admin)
         self._process: Process | None = None
+        self._backoff = Backoff()
         self._stop = asyncio.Event()
 
     def on_signal(self) -> None:
@@ -57,15 +60,33 @@ class Supervisor:
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
+        has_served = False
         while True:
+            begin = monotonic()
             code, was_ready = await self._life()
+            has_served = has_served or was_ready
             if self._stop.is_set():
                 return code if code >= 0 else 1
-            restart = was_ready and self._settings.on_crash == "restart"
-            if code not in SAID:
-                log.error("crashed", exit_code=code, restart=restart)
-            if not restart:
+            if code in SAID:
+                return code
+            restart = has_served and self._settings.on_crash == "restart"
+            pause = self._backoff.after(monotonic() - begin) if restart else None
+            log.error("crashed", exit_code=code, restart_in_seconds=pause)
+            if pause is None:
+                self._say_why_not()
                 return code if code > 0 else 1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
+                return 0
+
+    def _say_why_not(self) -> None:
+        if self._backoff.crashes > 1:
+            log.error(
+                "gave_up",
+                crashes=self._backoff.crashes,
+                reason="each process crashed soon after its start; the log above has their last "
+                "words, or see the kernel's log for a lack of memory",
+            )
 
     async def _life(self) -> tuple[int, bool]:
         """One process from start to end: its exit code, and whether it has served."""

@@ -92,4 +92,4 @@ class _Call:
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             return None
         code: Any = self._context.code()  # a number, whatever the library's stubs say
-        return Code(code).name if isinstance(code, int) else "UNKNOWN"
+        return code.name if isinstance(code, grpc.StatusCode) else Code(code).name

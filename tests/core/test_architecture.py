@@ -45,7 +45,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
     ],
     "service": [
-        ("cuda", "errors", "logs"),
+        ("backoff", "cuda", "errors", "logs"),
         ("deadlines", "devices", "lines", "names", "settings", "status", "wire"),
         ("admission", "batching", "decoding", "metrics", "nvml", "session", "worker"),
         ("bound", "tuning"),

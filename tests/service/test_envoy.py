@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
 from service.fronts.framing import Frames, frame
-from tests.bundles import solid
+from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, Running, server_process
 
 pytestmark = [
@@ -52,12 +53,64 @@ def test_after_a_crash_another_process_serves_at_the_same_address(models: Path) 
         call = waiting_call(server, channel)
         os.kill(crashed, signal.SIGKILL)
         assert call.exception(PATIENCE).code() is grpc.StatusCode.UNAVAILABLE
+        wait_until_serving(server)
+        assert [one.name for one in stub.ListModels(pb.ListModelsRequest()).models] == ["tiny"]
+        assert server.serving_process() != crashed
+
+
+def kill_and_wait(server: Running) -> None:
+    """Kill the serving process; returns when it has ended."""
+    process = server.serving_process()
+    handle = os.pidfd_open(process)
+    os.kill(process, signal.SIGKILL)
+    assert select.select([handle], [], [], PATIENCE)[0]
+    os.close(handle)
+
+
+def wait_until_serving(server: Running) -> None:
+    with grpc.insecure_channel(server.grpc_address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(
             health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=PATIENCE
         )
         assert any(one.status == health_pb2.HealthCheckResponse.SERVING for one in watch)
-        assert [one.name for one in stub.ListModels(pb.ListModelsRequest()).models] == ["tiny"]
-        assert server.serving_process() != crashed
+
+
+def test_crashes_in_a_row_are_followed_by_longer_and_longer_pauses(
+    models: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with server_process(models) as server:
+        kill_and_wait(server)
+        wait_until_serving(server)
+        kill_and_wait(server)
+        assert server.process is not None
+        server.process.terminate()
+        assert server.process.wait(PATIENCE) == 0
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    pauses = [one["restart_in_seconds"] for one in lines if one["event"] == "crashed"]
+    assert pauses == [0.0, 0.5]
+
+
+def test_it_ends_where_the_next_process_cannot_start(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path / "models")
+    with server_process(tmp_path / "models") as server:
+        shutil.rmtree(bundle.path)
+        kill_and_wait(server)
+        assert server.process is not None
+        assert server.process.wait(PATIENCE) == 2
+    assert "no bundle" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_the_serving_process_does_without_grpc_and_its_parent_without_onnx_runtime() -> None:
+    script = """
+import sys
+import service.supervisor
+assert "onnxruntime" not in sys.modules
+import service.application
+assert "grpc" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_after_a_crash_it_exits_when_told_to(models: Path) -> None:
