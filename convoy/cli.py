@@ -8,13 +8,13 @@ reached, is overloaded or failed; 4 the output cannot be written; 130 interrupte
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
+from convoy.arguments import count, positive, whole
 from convoy.errors import ConvoyError
 
 DEFAULT_SERVER = "127.0.0.1:8500"
@@ -102,7 +102,7 @@ def _add_classify(commands: Commands[argparse.ArgumentParser]) -> None:
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true", help="comma-separated, with a header")
     command.add_argument(
-        "--top-k", type=_count, default=2, metavar="K", help="classes per image (default: 2)"
+        "--top-k", type=count, default=2, metavar="K", help="classes per image (default: 2)"
     )
     _add_model(command)
     _add_server(command, timeout=30.0)
@@ -139,22 +139,22 @@ def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
         "paths", nargs="*", metavar="PATH", help="images to send (default: raw noise that fits)"
     )
     load = command.add_mutually_exclusive_group()
-    load.add_argument("--rate", type=_positive, metavar="R", help="open loop: requests a second")
+    load.add_argument("--rate", type=positive, metavar="R", help="open loop: requests a second")
     load.add_argument(
-        "--concurrency", type=_count, default=8, metavar="N", help="closed loop (default: 8)"
+        "--concurrency", type=count, default=8, metavar="N", help="closed loop (default: 8)"
     )
     command.add_argument(
-        "--duration", type=_positive, default=10.0, metavar="S", help="seconds (default: 10)"
+        "--duration", type=positive, default=10.0, metavar="S", help="seconds (default: 10)"
     )
     command.add_argument(
-        "--requests", type=_count, default=1_000_000, metavar="N", help="stop after so many"
+        "--requests", type=count, default=1_000_000, metavar="N", help="stop after so many"
     )
-    command.add_argument("--images-per-request", type=_count, default=1, metavar="N")
+    command.add_argument("--images-per-request", type=count, default=1, metavar="N")
     command.add_argument(
         "--streaming", action="store_true", help="ClassifyStream instead of Classify"
     )
     command.add_argument(
-        "--seed", type=_whole, default=0, metavar="N", help="of arrivals and noise (default: 0)"
+        "--seed", type=whole, default=0, metavar="N", help="of arrivals and noise (default: 0)"
     )
     command.add_argument("--json", action="store_true", help="the report as one JSON object")
     _add_model(command)
@@ -164,12 +164,12 @@ def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="NAME", help="default: the server's default model")
     command.add_argument(
-        "--model-version", type=_count, metavar="N", help="default: the newest being served"
+        "--model-version", type=count, metavar="N", help="default: the newest being served"
     )
     # What is typed by those who think of the client's `version`.
     command.add_argument(
         "--version",
-        type=_count,
+        type=count,
         dest="model_version",
         default=argparse.SUPPRESS,
         help=argparse.SUPPRESS,
@@ -185,32 +185,11 @@ def _add_server(command: argparse.ArgumentParser, *, timeout: float) -> None:
     )
     command.add_argument(
         "--timeout",
-        type=_positive,
+        type=positive,
         default=timeout,
         metavar="S",
         help=f"seconds for one call with its retries (default: {timeout:g})",
     )
-
-
-def _count(text: str) -> int:
-    return _whole(text, least=1)
-
-
-def _whole(text: str, *, least: int = 0) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else -1
-    if not least <= number < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
-    return number
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not (number > 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convoy.arguments import count, whole
 from convoy.errors import ConvoyError
 from training.bundle_commands import add_compare, add_data, add_evaluate, add_report
 from training.import_command import add_import
@@ -64,7 +65,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on with the run of --run")
     parser.add_argument(
-        "--workers", type=_whole, metavar="N",
+        "--workers", type=whole, metavar="N",
         help="processes that prepare batches (default: none where the images fit into memory)",
     )  # fmt: skip
     parser.add_argument("--download", action="store_true", help="fetch the data set if missing")
@@ -106,8 +107,8 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
     _add_recipe(parser)
     add_data(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="a PNG file")
-    parser.add_argument("--images", type=_count, default=8, help="rows (default: 8)")
-    parser.add_argument("--versions", type=_count, default=6, help="of each (default: 6)")
+    parser.add_argument("--images", type=count, default=8, help="rows (default: 8)")
+    parser.add_argument("--versions", type=count, default=6, help="of each (default: 6)")
     parser.add_argument("--download", action="store_true", help="fetch the data set if missing")
 
 
@@ -115,7 +116,7 @@ def _add_summary(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_summary)
     _add_recipe(parser)
     parser.add_argument(
-        "--classes", type=_count, metavar="N",
+        "--classes", type=count, metavar="N",
         help="how many, where only the images know (default: 2)",
     )  # fmt: skip
 
@@ -128,18 +129,6 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
         help="a column's name; best or newest first (default: started)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="for machines")
-
-
-def _count(text: str) -> int:
-    if not (count := _whole(text)):
-        raise argparse.ArgumentTypeError("there must be at least 1")
-    return count
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
 
 
 def _fit(arguments: argparse.Namespace) -> None:

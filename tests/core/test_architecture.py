@@ -26,7 +26,7 @@ FORBIDDEN = {
 # named here stands for all of its modules.
 LAYERS: dict[str, list[tuple[str, ...]]] = {
     "convoy": [
-        ("v1", "errors", "processors"),
+        ("v1", "arguments", "errors", "processors"),
         ("jpeg", "tiff"),
         ("image_files",),
         ("imaging",),
