@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from service.errors import StartupError
+from service.ready import wait_until_ready
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = "/convoy.v1.ImageClassifier/"
@@ -120,16 +122,13 @@ def convoy_serve(models: Path, *arguments: str, module: str = "service.cli") -> 
     command += ["--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", *arguments]
     with started(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
-        event = {"event": "no output"}
-        for line in process.stderr:
-            event = json.loads(line) if line.startswith("{") else {"event": line}
-            if event["event"] == "ready":
-                break
-        else:
-            raise SystemExit(f"{module} did not start: {event['event']}")
+        try:
+            ready = wait_until_ready(process.stderr)[-1]
+        except StartupError as error:
+            raise SystemExit(f"{module} did not start: {error}") from None
         # A pipe that nobody reads would stop the service once it is full.
         threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield Server(process.pid, event["grpc_address"], event["http_address"])
+        yield Server(process.pid, ready["grpc_address"], ready["http_address"])
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Run it with `make demo`. Both ports are free ones of 127.0.0.1; nothing is left 
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from service.errors import StartupError
+from service.ready import wait_until_ready
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parent / "models"
@@ -27,18 +29,15 @@ def service() -> Iterator[tuple[str, str]]:
     command += ["--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=HERE.parent) as process:
         assert process.stderr is not None
-        event = {"event": "it ended without a word"}
         try:
-            for line in process.stderr:
-                event = json.loads(line) if line.startswith("{") else {"event": line.strip()}
+            *before, ready = wait_until_ready(process.stderr)
+            for event in before:
                 if event["event"] == "running_on_cpu":
                     print(f"note: running on the CPU: {event['reason']}")
-                if event["event"] == "ready":
-                    break
-            else:
-                raise SystemExit(f"the service did not start: {event['event']}")
-            print(f"ready in {event['seconds']} s: {event['models']} on {event['grpc_address']}\n")
-            yield event["grpc_address"], event["http_address"]
+            print(f"ready in {ready['seconds']} s: {ready['models']} on {ready['grpc_address']}\n")
+            yield ready["grpc_address"], ready["http_address"]
+        except StartupError as error:
+            raise SystemExit(f"the service did not start: {error}") from None
         finally:
             process.terminate()
             process.stderr.read()

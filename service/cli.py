@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"convoy-serve: {error}", file=sys.stderr)
         return error.exit_code
 
-    import asyncio
+    _log_start(settings)
+    try:
+        return _serve(settings)
+    except StartupError as error:
+        print(f"convoy-serve: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _log_start(settings: Settings) -> None:
     from importlib.metadata import version
 
     import structlog
@@ -31,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure(settings.log_level, settings.log_format)
     log = structlog.get_logger()
     log.info("starting", version=version("convoy"), **settings.model_dump(mode="json"))
+
+
+def _serve(settings: Settings) -> int:
+    """Serve until told to stop; returns the exit code. Raises: StartupError."""
+    import asyncio
+
     if settings.front == "envoy":
         from service.supervisor import supervise as serve
     else:
@@ -40,11 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         from asyncio import new_event_loop
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        try:
-            return runner.run(serve(settings))
-        except StartupError as error:
-            print(f"convoy-serve: {error}", file=sys.stderr)
-            return error.exit_code
+        return runner.run(serve(settings))
 
 
 if __name__ == "__main__":

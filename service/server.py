@@ -81,19 +81,10 @@ class Server:
         except StartupError:
             self._http.close()
             raise
-        self._decoder = Decoder(
-            Limits(settings.max_image_bytes, settings.max_image_pixels),
-            threads=settings.decode_threads,
-        )
+        limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
+        self._decoder = Decoder(limits, threads=settings.decode_threads)
         self._repository: Repository | None = None
-        self._pipeline = Pipeline(
-            self._decoder,
-            self.metrics,
-            max_images=settings.max_images_per_request,
-            max_streams=settings.max_streams,
-            # One stream alone must not fill the queue.
-            stream_images=max(1, settings.max_queue_size // 4),
-        )
+        self._pipeline = _pipeline(settings, self._decoder, self.metrics)
         self._classifier = ImageClassifier(self._pipeline)
         self._inference = OpenInference(self._pipeline, settings)
         self._health = Health()
@@ -192,6 +183,17 @@ class Server:
             self.metrics.device_fallback = True
             log.warning("running_on_cpu", reason=device.fallback)
         return repository
+
+
+def _pipeline(settings: Settings, decoder: Decoder, metrics: Metrics) -> Pipeline:
+    return Pipeline(
+        decoder,
+        metrics,
+        max_images=settings.max_images_per_request,
+        max_streams=settings.max_streams,
+        # One stream alone must not fill the queue.
+        stream_images=max(1, settings.max_queue_size // 4),
+    )
 
 
 def return_freed_memory() -> None:

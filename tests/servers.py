@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import queue
 import re
@@ -22,6 +21,7 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from convoy.v1 import image_classifier_pb2_grpc as rpc
+from service.ready import wait_until_ready
 from service.server import Server
 from service.settings import Settings
 
@@ -158,14 +158,9 @@ def server_process(models: Path, *arguments: str, **popen: Any) -> Iterator[Runn
         # A pipe that nobody reads would stop the service once it is full.
         reader = threading.Thread(target=sys.stderr.writelines, args=(process.stderr,))
         try:
-            for line in process.stderr:
-                event = json.loads(line) if line.startswith("{") else {"event": line}
-                if event["event"] == "ready":
-                    break
-            else:
-                raise AssertionError(f"ended with {process.wait()}: {event['event']}")
+            ready = wait_until_ready(process.stderr)[-1]
             reader.start()
-            yield Running(event["grpc_address"], event["http_address"], process)
+            yield Running(ready["grpc_address"], ready["http_address"], process)
         finally:
             process.kill()
             if reader.is_alive():

@@ -46,7 +46,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     ],
     "service": [
         ("backoff", "cuda", "errors", "logs"),
-        ("deadlines", "devices", "lines", "names", "settings", "status", "wire"),
+        ("deadlines", "devices", "lines", "names", "ready", "settings", "status", "wire"),
         ("admission", "batching", "decoding", "metrics", "nvml", "session", "worker"),
         ("bound", "tuning"),
         ("loading", "served"),
