@@ -159,7 +159,7 @@ def _access_log(form: str) -> dict[str, Any]:
         log_format = {"json_format": {**head, **fields}}
     else:
         line = " ".join(f"{name}={value}" for name, value in fields.items())
-        text = f"%START_TIME(%Y-%m-%d %H:%M:%S)% [info     ] {'call':30} {line}\n"
+        text = f"%START_TIME% [info     ] {'call':30} {line}\n"
         log_format = {"text_format_source": {"inline_string": text}}
     kind = f"{_TYPES}.access_loggers.stream.v3.StderrAccessLog"
     config = {"@type": kind, "log_format": log_format}
