@@ -23,4 +23,4 @@ class Backoff:
             return None
         if self.crashes == 1:
             return 0.0
-        return min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** (self.crashes - 2))
+        return min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** (self.crashes - 2))

@@ -17,17 +17,20 @@ import structlog
 from convoy.bundle import INPUT_NAME, OUTPUT_NAME
 from service import cuda
 from service.devices import CPU, Device
-from service.session import ON_CPU, Providers, Rows, Scores, Session, request_error
+from service.session import (
+    ON_CPU,
+    Providers,
+    Rows,
+    Scores,
+    Session,
+    bucket_sizes,
+    request_error,
+)
 
 # Tells ONNX Runtime which of the recorded CUDA graphs a run is.
 GRAPH_KEY = "gpu_graph_id"
 
 log = structlog.get_logger()
-
-
-def bucket_sizes(most: int) -> tuple[int, ...]:
-    """Powers of two, up to `most` and with it."""
-    return (*(2**power for power in range((most - 1).bit_length())), most)
 
 
 class Bucket:
@@ -92,10 +95,6 @@ class BoundSession(Session):
             raise request_error(error, most) from None
         if device.provider != CPU and not cuda.lock_pages(self._rows):
             log.warning("pages_not_locked", bytes=self._rows.nbytes)
-
-    def sizes(self, most: int) -> tuple[int, ...]:
-        """The batch sizes that can occur: the buckets'."""
-        return tuple(bucket.size for bucket in self._buckets)
 
     def run(self, *parts: Rows) -> Scores:
         """Classify images [N, H, W, C], N at most `most`, as `Session.run` does."""

@@ -18,7 +18,7 @@ from service import cuda
 from service.bound import BoundSession
 from service.devices import CPU, TENSORRT, Device, Engines, Plan, provider_options
 from service.errors import ModelFailure, OutOfMemory, UnfitError
-from service.session import Session
+from service.session import Session, bucket_sizes
 from service.settings import Settings
 from service.tuning import Memory, choose, cost, filled
 
@@ -163,7 +163,7 @@ def _replay(bundle: Bundle, golden: Golden, session: Session, most: int) -> None
 
 
 def _warm_up(golden: Golden, session: Session, most: int) -> None:
-    """Run every batch size that can occur: ONNX Runtime plans memory and kernels per shape."""
+    """Run the largest batch, for which memory is taken, and smaller ones."""
     images = filled(golden.pixels, most)
-    for size in reversed(session.sizes(most)):
+    for size in reversed(bucket_sizes(most)):
         session.run(images[:size])
