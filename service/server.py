@@ -58,7 +58,7 @@ def open_grpcio(settings: Settings) -> Front:
 
 
 class Server:
-    """Everything that one process holds; `listen` and `load`, then `drain`.
+    """Everything that one process holds; `listen`, `load` and `answer`, then `drain`.
 
     `open_front` makes what carries the calls. Raises: UsageError where a port cannot be had.
     """
@@ -90,6 +90,7 @@ class Server:
         self._health = Health()
         self._carrier = Carrier(self.metrics, max_images=settings.max_images_per_request)
         self._heart: asyncio.Task[None] | None = None
+        self._load_seconds = 0.0
         self.hung = asyncio.Event()
         """A model computes no more; only another process can serve it."""
 
@@ -111,9 +112,14 @@ class Server:
         await self._front.start(self._carrier, answered)
 
     async def load(self) -> None:
-        """Load and prove every model, then answer. Raises: StartupError."""
+        """Load and prove every model. Raises: StartupError."""
         begin = monotonic()
         self._repository = await self._load()
+        self._load_seconds = monotonic() - begin
+
+    def answer(self) -> None:
+        """Begin to answer, and say so."""
+        assert self._repository is not None
         self._pipeline.serve(self._repository)
         self._health.announce(
             [SERVICE, INFERENCE, *(model.manifest.name for model in self._repository)]
@@ -126,7 +132,7 @@ class Server:
             models={one.manifest.name: one.manifest.version for one in self._repository},
             providers=sorted({one.provider for one in self._repository}),
             default_model=self._repository.default,
-            seconds=round(monotonic() - begin, 3),
+            seconds=round(self._load_seconds, 3),
         )
 
     async def drain(self) -> bool:
@@ -207,11 +213,11 @@ def return_freed_memory() -> None:
 
 
 async def serve(
-    server: Server, stop: asyncio.Event, on_ready: Callable[[], Awaitable[None]] | None = None
+    server: Server, stop: asyncio.Event, on_loaded: Callable[[], Awaitable[None]] | None = None
 ) -> NoReturn:
     """Serve until told to stop, then end the process: with 0 where all was answered, else 1.
 
-    A model that hangs ends it too, with 1.
+    A model that hangs ends it too, with 1. `on_loaded` is awaited before the first answer.
 
     Raises: StartupError.
     """
@@ -226,8 +232,9 @@ async def serve(
     except StartupError:
         await server.close()
         raise
-    if on_ready is not None:
-        await on_ready()
+    if on_loaded is not None:
+        await on_loaded()
+    server.answer()
     hanging = asyncio.create_task(server.hung.wait())
     await asyncio.wait((stopping, hanging), return_when=asyncio.FIRST_COMPLETED)
     complete = await server.drain() and not server.hung.is_set()

@@ -114,6 +114,7 @@ def _server_thread(models: Path, **settings: Any) -> Iterator[Running]:
         try:
             await server.listen()
             await server.load()
+            server.answer()
         except BaseException:
             await server.close()
             raise
