@@ -1,9 +1,9 @@
 """Dynamic batching of anything: it knows neither images nor networks.
 
-An `Item` waits in the `Queue` of its `Batcher`. A batch closes when it is full, or when its oldest
-item has waited `max_delay` and a worker is free; what joins it is decided at that moment, so load
-itself makes batches larger. Whoever has left by then costs no compute. Each item is resolved on its
-own.
+An `Item` waits in the `Queue` of its `Batcher`. A batch closes when a worker is free and it is
+full, or its oldest item has waited `max_delay` and no other is on its way; what joins it is decided
+at that moment, so load itself makes batches larger. Whoever has left by then costs no compute. Each
+item is resolved on its own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from service.errors import DeadlineExceeded, ModelFailure, NotServing
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+COMPANY_SECONDS = 0.002
+"""How long an item waits at most for others that are on their way."""
+TURNS = 3
+"""Turns of the event loop in which a call that has reached it becomes an item."""
 
 Run = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
 
@@ -95,7 +100,8 @@ class Batcher(Generic[T, R]):
     """Runs what is submitted in batches, `concurrency` of them at a time.
 
     `run` gets the payloads of a batch and returns as many results in the same order; a result that
-    is an exception fails its own item only.
+    is an exception fails its own item only. `expected` is the sum of the sizes of items that are
+    being prepared and will be submitted soon.
     """
 
     def __init__(
@@ -105,15 +111,18 @@ class Batcher(Generic[T, R]):
         max_batch_size: int,
         max_delay: float,
         concurrency: int = 1,
+        expected: Callable[[], int] = lambda: 0,
         on_batch: Callable[[int], None] = lambda size: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._run = run
         self._max_batch_size = max_batch_size
         self._max_delay = max_delay
+        self._expected = expected
         self._on_batch = on_batch
         self._clock = clock
         self._queue: Queue[T, R] = Queue(clock)
+        self._wanted = 1
         self._arrived = asyncio.Event()
         self._workers = [asyncio.create_task(self._work()) for _ in range(concurrency)]
 
@@ -134,7 +143,8 @@ class Batcher(Generic[T, R]):
         result = asyncio.get_running_loop().create_future()
         item: Item[T, R] = Item(payload, size, deadline, result, enqueued=self._clock())
         self._queue.put(item)
-        self._arrived.set()
+        if self._queue.size >= self._wanted:
+            self._arrived.set()
         try:
             await item.result
         except asyncio.CancelledError:
@@ -174,12 +184,16 @@ class Batcher(Generic[T, R]):
         while True:
             oldest = self._queue.oldest()
             if oldest is None:
-                await self._arrival(None)
+                await self._arrival(1, None)
                 continue
-            patience = oldest.enqueued + self._max_delay - self._clock()
-            if patience > 0 and self._queue.size < self._max_batch_size:
-                await self._arrival(patience)
-            elif (batch := self._queue.take(self._max_batch_size)).items:
+            waited = self._clock() - oldest.enqueued
+            if self._queue.size < self._max_batch_size:
+                if waited < self._max_delay:
+                    await self._arrival(self._max_batch_size, self._max_delay - waited)
+                    continue
+                if waited < COMPANY_SECONDS and await self._company(COMPANY_SECONDS - waited):
+                    continue
+            if (batch := self._queue.take(self._max_batch_size)).items:
                 break
         now = self._clock()
         for item in batch.items:
@@ -187,12 +201,26 @@ class Batcher(Generic[T, R]):
         self._on_batch(batch.size)
         return batch
 
-    async def _arrival(self, patience: float | None) -> None:
-        """Wait for another item, at most `patience` seconds."""
+    async def _company(self, patience: float) -> bool:
+        """Wait for items that are on their way; returns whether there are or were any."""
+        size = self._queue.size
+        if expected := self._expected():
+            await self._arrival(min(size + expected, self._max_batch_size), patience)
+            return True
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+            if self._queue.size > size or self._expected():
+                return True
+        return False
+
+    async def _arrival(self, wanted: int, patience: float | None) -> None:
+        """Wait until items of the size `wanted` are there, at most `patience` seconds."""
+        self._wanted = wanted
         self._arrived.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._arrived.wait()
+        self._wanted = 1  # whoever else waits does so for any
 
     def _resolve(self, batch: Batch[T, R], results: Sequence[R | Exception]) -> None:
         """Give each item its own result; one that has left must not disturb the others."""

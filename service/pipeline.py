@@ -164,7 +164,13 @@ class Pipeline:
         self, model: ServedModel, images: Sequence[tuple[int, bytes]], rows: Rows, *, field: str
     ) -> None:
         """Decode pairs of row and bytes into `rows`. Raises: InvalidRequest naming the image."""
-        await self._decoder.decode(images, model.spec, rows, line=model.manifest.name, field=field)
+        model.expected += len(rows)
+        try:
+            await self._decoder.decode(
+                images, model.spec, rows, line=model.manifest.name, field=field
+            )
+        finally:
+            model.expected -= len(rows)
 
     async def stream(
         self,

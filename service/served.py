@@ -60,6 +60,8 @@ class ServedModel:
         self.metrics = metrics
         self.concurrency = len(slots)
         """Batches that run at the same time."""
+        self.expected = 0
+        """Images that are being decoded for it."""
         self._slots = slots
         self._free = list(slots)
         self.admission = Admission(
@@ -72,6 +74,7 @@ class ServedModel:
             max_batch_size=self.max_batch_size,
             max_delay=settings.max_delay_ms / 1000,
             concurrency=len(slots),
+            expected=lambda: self.expected,
             on_batch=metrics.batch_size.observe,
         )
         metrics.depth = lambda: self._batcher.depth

@@ -140,6 +140,45 @@ async def test_the_wait_is_measured_from_the_oldest_arrival() -> None:
 
 
 @scenario
+async def test_a_batch_waits_for_those_on_their_way() -> None:
+    network, expected = Network(), 1
+    batcher = Batcher(
+        network, max_batch_size=4, max_delay=0, expected=lambda: expected, clock=lambda: 0.0
+    )
+    first = asyncio.create_task(batcher.submit(1))
+    await settle()
+    assert not network.batches
+    expected = 0
+    await asyncio.gather(first, batcher.submit(2))
+    assert network.batches == [[1, 2]]
+    await batcher.close()
+
+
+@scenario
+async def test_it_does_not_wait_long_for_those_who_do_not_come() -> None:
+    network = Network()
+    batcher = Batcher(network, max_batch_size=4, max_delay=0, expected=lambda: 1)
+    await batcher.submit(1)
+    assert network.batches == [[1]]
+    await batcher.close()
+
+
+@scenario
+async def test_calls_that_have_reached_the_loop_join_the_batch() -> None:
+    network = Network()
+    batcher = Batcher(network, max_batch_size=4, max_delay=0)
+
+    async def call(value: int, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await batcher.submit(value)
+
+    await asyncio.gather(call(1, 0), call(2, 1), call(3, 2))
+    assert network.batches == [[1, 2, 3]]
+    await batcher.close()
+
+
+@scenario
 async def test_flush_ends_the_wait_for_company() -> None:
     batcher = Batcher(Network(), max_batch_size=2, max_delay=3600)
     waiting = asyncio.create_task(batcher.submit(1))
