@@ -49,7 +49,7 @@ def _serve(settings: Settings) -> int:
     """Serve until told to stop; returns the exit code. Raises: StartupError."""
     import asyncio
 
-    if settings.front == "envoy":
+    if _front(settings) == "envoy":
         from service.supervisor import supervise as serve
     else:
         from service.server import serve_until_signal as serve
@@ -59,6 +59,19 @@ def _serve(settings: Settings) -> int:
         from asyncio import new_event_loop
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(serve(settings))
+
+
+def _front(settings: Settings) -> str:
+    if settings.front != "auto":
+        return settings.front
+    from service.fronts.envoy import why_not
+
+    if (reason := why_not(settings)) is None:
+        return "envoy"
+    import structlog
+
+    structlog.get_logger().info("front", front="grpcio", reason=reason)
+    return "grpcio"
 
 
 if __name__ == "__main__":

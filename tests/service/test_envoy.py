@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
 from service.fronts.framing import Frames, frame
+from service.ready import wait_until_ready
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, Running, server_process
 
@@ -220,3 +221,27 @@ def test_without_its_packages_it_says_what_to_install(missing: str) -> None:
 def test_without_a_shared_libpython_it_says_so() -> None:
     line = line_after("import find_libpython as one; one.candidate_paths = lambda: ()")
     assert "this Python has no shared libpython" in line
+
+
+def test_it_is_the_default_where_it_can_run(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONVOY_FRONT")
+    with server_process(models) as server:
+        assert server.process is not None
+        assert server.serving_process() != server.process.pid
+
+
+def test_elsewhere_the_default_serves_without_it_and_says_why(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONVOY_FRONT")
+    script = "import sys; sys.modules['pyvoy'] = None; from service.cli import main; main()"
+    addresses = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
+    command = [sys.executable, "-c", script, "--models", str(models), *addresses]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        events = wait_until_ready(process.stderr)
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+    (front,) = [one for one in events if one["event"] == "front"]
+    assert front["front"] == "grpcio"
+    assert "pyvoy is missing" in front["reason"]
