@@ -61,7 +61,13 @@ class Application:
 
     async def _serve(self, server: Server, stop: asyncio.Event, control: socket.socket) -> None:
         control.setblocking(False)
-        asyncio.get_running_loop().add_reader(control, stop.set)
+        loop = asyncio.get_running_loop()
+
+        def on_end() -> None:
+            loop.remove_reader(control)  # what has ended can be read for ever
+            stop.set()
+
+        loop.add_reader(control, on_end)
         signals = asyncio.create_task(_ignore_signals())
 
         async def tell() -> None:

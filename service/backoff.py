@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FIRST_SECONDS = 0.5
 LONGEST_SECONDS = 30.0
-# Who has lived for so long had another reason than the last time.
+# Who has served for so long had another reason than the last time.
 STABLE_SECONDS = 60.0
 MOST_CRASHES = 10
 
@@ -14,12 +14,12 @@ class Backoff:
 
     def __init__(self) -> None:
         self.crashes = 0
-        """In a row, none of which lived for `STABLE_SECONDS`."""
+        """In a row, none of which served for `STABLE_SECONDS`."""
 
-    def after(self, lived: float) -> float | None:
-        """Seconds to wait after a process that lived for so many; None to give up."""
-        self.crashes = 1 if lived >= STABLE_SECONDS else self.crashes + 1
-        if self.crashes > MOST_CRASHES:
+    def after(self, served: float) -> float | None:
+        """Seconds to wait after a process that served for so many; None to give up."""
+        self.crashes = 1 if served >= STABLE_SECONDS else self.crashes + 1
+        if self.crashes >= MOST_CRASHES:
             return None
         if self.crashes == 1:
             return 0.0

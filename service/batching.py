@@ -124,6 +124,7 @@ class Batcher(Generic[T, R]):
         self._queue: Queue[T, R] = Queue(clock)
         self._wanted = 1
         self._arrived = asyncio.Event()
+        self._closed = False
         self._workers = [asyncio.create_task(self._work()) for _ in range(concurrency)]
 
     @property
@@ -136,8 +137,10 @@ class Batcher(Generic[T, R]):
 
         Cancelling this call takes the payload out of the queue.
 
-        Raises: DeadlineExceeded, ModelFailure, or what `run` returned for it.
+        Raises: DeadlineExceeded, ModelFailure, NotServing, or what `run` returned for it.
         """
+        if self._closed:
+            raise NotServing("the service is stopping")
         if not 1 <= size <= self._max_batch_size:
             raise ValueError(f"size {size} does not fit a batch of {self._max_batch_size}")
         result = asyncio.get_running_loop().create_future()
@@ -159,7 +162,8 @@ class Batcher(Generic[T, R]):
         self._arrived.set()
 
     async def close(self) -> None:
-        """Stop; whoever still waits gets NotServing."""
+        """Stop; whoever still waits, or comes later, gets NotServing."""
+        self._closed = True
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)

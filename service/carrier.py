@@ -161,7 +161,10 @@ class Carrier:
     def _parse(self, rpc: Rpc, data: bytes) -> Message:
         try:
             if len(data) > SMALL_MESSAGE and has_more_fields(data, self._max_fields, rpc.nested):
-                raise self._refusal(f"the message has more than {self._max_fields} fields")
+                raise self._refusal(
+                    f"the message has more than {self._max_fields} fields, or a longer list of "
+                    "numbers than any input takes"
+                )
             return rpc.request.FromString(data)
         except DecodeError:
             name = rpc.request.DESCRIPTOR.full_name

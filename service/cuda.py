@@ -26,6 +26,11 @@ class Gpu:
     driver: int
     """The CUDA version of the driver: 13020 for 13.2."""
 
+    @property
+    def kind(self) -> tuple[str, int]:
+        """What decides how fast it is, the same for all GPUs of a fleet."""
+        return self.name, self.driver
+
 
 def why_none(index: int) -> str | None:
     """Why CUDA has no GPU of that number; None where it has."""
@@ -57,7 +62,7 @@ def load_libraries(*, tensorrt: bool) -> None:
     """Load CUDA's libraries, and TensorRT's, from their Python packages where those are."""
     ort.preload_dlls()
     if tensorrt:
-        with suppress(ImportError):
+        with suppress(ImportError, OSError):  # OSError: it lacks a library itself
             importlib.import_module("tensorrt_libs")
 
 

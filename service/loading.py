@@ -49,7 +49,7 @@ def find_plan(bundle: Bundle, golden: Golden, device: Device, settings: Settings
         settings.cache / "plans",
         model=bundle.manifest.files[MODEL_FILE].sha256,
         batch=most,
-        gpu=None if device.provider == CPU else asdict(cuda.describe(device.index)),
+        gpu=None if device.provider == CPU else cuda.describe(device.index).kind,
         onnxruntime=ort.__version__,
     )
     if (plan := memory.recall()) is not None:

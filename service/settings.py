@@ -153,7 +153,8 @@ class Settings(BaseSettings):
     compute_timeout: Annotated[float, Field(gt=0, le=3600)] = Field(
         60.0,
         description="Seconds that one batch may compute; after that the device is taken to hang, "
-        "and the service ends with exit code 1, to be started again.",
+        "and the process that serves ends with exit code 1: with the front envoy another is "
+        "started.",
     )
     drain_timeout: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="Seconds that accepted calls may take to finish after SIGTERM."

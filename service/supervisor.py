@@ -20,6 +20,8 @@ from service.settings import Settings
 
 # Beyond the drain timeout, for a process that does not even end.
 PATIENCE_SECONDS = 5.0
+# For what a process that has ended said just before.
+LAST_WORD_SECONDS = 1.0
 # Exit codes of a service that does not start, which has said why.
 SAID = {UsageError.exit_code, UnfitError.exit_code}
 
@@ -62,15 +64,14 @@ class Supervisor:
         """Serve until told to stop; returns the exit code."""
         has_served = False
         while True:
-            begin = monotonic()
-            code, was_ready = await self._life()
-            has_served = has_served or was_ready
+            code, served = await self._life()
+            has_served = has_served or served is not None
             if self._stop.is_set():
                 return code if code >= 0 else 1
             if code in SAID:
                 return code
             restart = has_served and self._settings.on_crash == "restart"
-            pause = self._backoff.after(monotonic() - begin) if restart else None
+            pause = self._backoff.after(served or 0.0) if restart else None
             log.error("crashed", exit_code=code, restart_in_seconds=pause)
             if pause is None:
                 self._say_why_not()
@@ -88,8 +89,11 @@ class Supervisor:
                 "words, or see the kernel's log for a lack of memory",
             )
 
-    async def _life(self) -> tuple[int, bool]:
-        """One process from start to end: its exit code, and whether it has served."""
+    async def _life(self) -> tuple[int, float | None]:
+        """One process from start to end: its exit code, and for how many seconds it served.
+
+        They count from its word that it is ready: loading may take longer than any crash loop.
+        """
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -103,16 +107,22 @@ class Supervisor:
                 )
             with suppress(OSError):  # it has ended already
                 ours.sendall(self._settings.model_dump_json().encode() + b"\n")
+            ours.setblocking(False)
+            ready = asyncio.create_task(_ready_at(ours))
             ended = asyncio.create_task(process.wait())
             stopped = asyncio.create_task(self._stop.wait())
             await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
-            ours.setblocking(False)
-            was_ready = _received(ours)
+            if ended.done():
+                await asyncio.wait((ready,), timeout=LAST_WORD_SECONDS)
+            ready.cancel()
+            await asyncio.wait((ready,))
         # The socket is closed by now, which tells the process to drain and end.
         if not ended.done():
             await self._wait(process, ended)
-        return await ended, was_ready
+        code = await ended
+        began = None if ready.cancelled() else ready.result()
+        return code, None if began is None else monotonic() - began
 
     async def _wait(self, process: Process, ended: asyncio.Task[int]) -> None:
         seconds = self._settings.drain_timeout + PATIENCE_SECONDS
@@ -134,11 +144,13 @@ async def supervise(settings: Settings) -> int:
     return await supervisor.run()
 
 
-def _received(control: socket.socket) -> bool:
+async def _ready_at(control: socket.socket) -> float | None:
+    """When the process said that it is ready, by the monotonic clock; None if it ended before."""
     try:
-        return bool(control.recv(64))
+        said = await asyncio.get_running_loop().sock_recv(control, 64)
     except OSError:
-        return False
+        return None
+    return monotonic() if said else None
 
 
 def _reserve(name: str, address: str) -> tuple[socket.socket, str]:

@@ -8,7 +8,8 @@ from typing import Any
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_OF_GROUP, _FIXED32 = range(6)
 
 Nested = Mapping[int, Any]
-"""Numbers of fields that are messages to be looked into, each with its own."""
+"""Numbers of fields that are messages to be looked into, each with its own; or, where there is a
+number instead, of packed fields, whose elements are not counted but their bytes bounded."""
 
 NONE: Nested = {}
 
@@ -35,8 +36,11 @@ def _count(data: bytes, position: int, end: int, most: int, nested: Nested) -> i
         count += 1
         inner = nested.get(tag >> 3)
         if inner is not None and tag & 7 == _LENGTH:
-            begin = _varint(data, begin)[1]
-            count += _count(data, begin, position, most - count, inner)
+            length, begin = _varint(data, begin)
+            if not isinstance(inner, int):
+                count += _count(data, begin, position, most - count, inner)
+            elif length > inner:
+                return most + 1
     return count
 
 

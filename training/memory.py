@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
@@ -16,6 +17,8 @@ def keep_freed_memory() -> None:
     back to the kernel, which then has to clear their pages at each step anew: a sixth of the time
     of a small network on a CPU. Elsewhere than on glibc nothing happens.
     """
+    if sys.platform == "win32":
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)  # take large blocks from the heap

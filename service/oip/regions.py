@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.errors import InvalidRequest, RegionExists, RegionNotFound, Unsupported
+from service.errors import InvalidRequest, OutOfMemory, RegionExists, RegionNotFound, Unsupported
 from service.oip.parameters import Parameters, number, text
 
 # Where Linux keeps POSIX shared memory objects.
@@ -20,6 +20,7 @@ FOLDER = Path("/dev/shm")
 # Each holds a file open, of which a process may have 1,024 on many machines.
 MOST_REGIONS = 256
 MAX_NAME = 256
+RETRY_SECONDS = 1.0
 MAX_FILE_NAME = 255
 
 
@@ -108,7 +109,7 @@ class Regions:
 
     def read(self, place: Place) -> bytes:
         """A copy of what lies there. Raises: InvalidRequest, RegionNotFound."""
-        region = self[place.region]
+        region = self._holding(place, place.byte_size)
         data = os.pread(region.file, place.byte_size, region.offset + place.offset)
         if len(data) != place.byte_size:
             raise _shrunk(region)
@@ -117,13 +118,25 @@ class Regions:
     def write(self, place: Place, data: bytes) -> None:
         """Write from the beginning of a place that is large enough.
 
-        Raises: InvalidRequest, RegionNotFound.
+        Raises: InvalidRequest, RegionNotFound; OutOfMemory where the machine has no room for it.
         """
-        region = self[place.region]
+        region = self._holding(place, len(data))
         begin = region.offset + place.offset
         if os.fstat(region.file).st_size < begin + len(data):
             raise _shrunk(region)
-        os.pwrite(region.file, data, begin)
+        try:
+            written = os.pwrite(region.file, data, begin)
+        except OSError:
+            written = 0
+        if written != len(data):
+            raise OutOfMemory("shared memory is full", retry_after=RETRY_SECONDS)
+
+    def _holding(self, place: Place, size: int) -> Region:
+        """The region, which may be another one by now than when the place was found in it."""
+        region = self[place.region]
+        if place.offset + size > region.byte_size:
+            raise _shrunk(region)
+        return region
 
 
 def _open(key: str) -> int:
@@ -155,6 +168,6 @@ def _check_extent(file: int, offset: int, byte_size: int) -> None:
 
 def _shrunk(region: Region) -> InvalidRequest:
     return InvalidRequest(
-        f"shared memory region {region.name[:64]!r}: its object {region.key[:64]!r} has become "
-        "smaller since it was registered"
+        f"shared memory region {region.name[:64]!r}: it, or its object {region.key[:64]!r}, has "
+        "become smaller since it was registered"
     )

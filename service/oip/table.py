@@ -21,8 +21,13 @@ from service.wire import Nested
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 INFERENCE = _SERVICE.full_name
-# Inputs with their contents, and outputs.
-_INFER: Nested = {5: {5: {}}, 6: {}}
+# No shape has so many dimensions.
+_SHAPE_BYTES = 2**10
+# Of numbers of types that no input takes: enough to be told so.
+_CONTENTS_BYTES = 2**16
+_CONTENTS: Nested = dict.fromkeys((1, 2, 3, 5, 6, 7), _CONTENTS_BYTES)
+# Inputs with their shapes and contents, and outputs.
+_INFER: Nested = {5: {3: _SHAPE_BYTES, 5: _CONTENTS}, 6: {}}
 # Repeated fields below the top level of requests, by method.
 NESTED: Mapping[str, Nested] = {
     "ModelInfer": _INFER,

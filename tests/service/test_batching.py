@@ -287,6 +287,8 @@ async def test_close_leaves_nobody_waiting() -> None:
     await batcher.close()
     results = await asyncio.gather(first, waiting, return_exceptions=True)
     assert [type(result) for result in results] == [NotServing, NotServing]
+    with pytest.raises(NotServing):
+        await batcher.submit(2)
 
 
 @scenario

@@ -52,7 +52,7 @@ def test_after_a_crash_another_process_serves_at_the_same_address(models: Path) 
     ):
         crashed = server.serving_process()
         call = waiting_call(server, channel)
-        os.kill(crashed, signal.SIGKILL)
+        kill_and_wait(server)
         assert call.exception(PATIENCE).code() is grpc.StatusCode.UNAVAILABLE
         wait_until_serving(server)
         assert [one.name for one in stub.ListModels(pb.ListModelsRequest()).models] == ["tiny"]

@@ -225,6 +225,24 @@ def test_a_region_that_is_forgotten_while_its_request_waits(models: Path, shared
         assert "no shared memory region 'r'" in str(waiting.exception(PATIENCE))
 
 
+def test_a_smaller_region_of_the_same_name_is_not_written_beyond(
+    models: Path, shared: Path
+) -> None:
+    with (
+        running_server(models, shared_memory=True, max_delay_ms=10_000, max_batch_size=6) as server,
+        inference_stub(server) as inference,
+    ):
+        register(inference, shared)
+        before = shared.read_bytes()
+        waiting = inference.ModelInfer.future(in_shared_memory())
+        server.wait_for_metric(3, "convoy_queue_depth")
+        inference.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest())
+        register(inference, shared, byte_size=PIXELS)
+        inference.ModelInfer(pixels_request(NOISE), timeout=PATIENCE)
+        assert "has become smaller" in str(waiting.exception(PATIENCE))
+        assert shared.read_bytes() == before
+
+
 def test_shared_memory_is_off_unless_asked_for(server: Running, shared: Path) -> None:
     with inference_stub(server) as inference:
         request = Register(name="r", key=shared.name, byte_size=1)

@@ -40,5 +40,12 @@ def test_fields_of_nested_messages_are_counted_where_asked() -> None:
     assert not has_more_fields(data, 7, {5: {}})
 
 
+def test_packed_numbers_are_bounded_where_asked() -> None:
+    inner = b"\x1a\x05abcde"
+    data = b"\x2a" + bytes([len(inner)]) + inner
+    assert has_more_fields(data, 10, {5: {3: 4}})
+    assert not has_more_fields(data, 10, {5: {3: 5}})
+
+
 def test_fields_in_a_group_are_counted() -> None:
     assert has_more_fields(b"\x4b" + b"\x1a\x00" * 100 + b"\x4c", 50)
