@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic
 
 import grpc
 import pytest
@@ -69,11 +70,20 @@ def kill_and_wait(server: Running) -> None:
 
 
 def wait_until_serving(server: Running) -> None:
-    with grpc.insecure_channel(server.grpc_address) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=PATIENCE
-        )
-        assert any(one.status == health_pb2.HealthCheckResponse.SERVING for one in watch)
+    """Watch the health of another process; connections may break while it starts."""
+    end = monotonic() + PATIENCE
+    request = health_pb2.HealthCheckRequest()
+    while True:
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(
+                request, wait_for_ready=True, timeout=end - monotonic()
+            )
+            try:
+                assert any(one.status == health_pb2.HealthCheckResponse.SERVING for one in watch)
+                return
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
 
 
 def test_crashes_in_a_row_are_followed_by_longer_and_longer_pauses(
