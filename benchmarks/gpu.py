@@ -36,7 +36,16 @@ from convoy.processors import processor_count
 from convoy.v1 import image_classifier_pb2 as pb
 from service import cuda
 from service.bound import Bucket
-from service.devices import CPU, CUDA, Device, NoCudaError, Plan, provider_options, select_device
+from service.devices import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    Device,
+    NoCudaError,
+    Plan,
+    provider_options,
+    select_device,
+)
 from service.loading import find_plan
 from service.settings import Settings
 
@@ -237,7 +246,7 @@ def describe(device: Device) -> str:
 def name_of(device: Device) -> str:
     """The device as a part of a file's name."""
     name = "cpu-bound" if device.provider == CPU else cuda.describe(device.index).name
-    kind = "-tensorrt" if device.provider.startswith("Tensorrt") else ""
+    kind = "-tensorrt" if device.provider == TENSORRT else ""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + kind
 
 

@@ -8,14 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from time import monotonic
 
-import structlog
 from google.protobuf.message import DecodeError, Message
 
 from service.deadlines import why_gone
 from service.errors import InvalidRequest
 from service.metrics import MethodMetrics, Metrics
 from service.rpcs import Rpc
-from service.status import UNKNOWN_TEXT, Code, pushback_ms, status_of
+from service.status import Code, pushback_ms, told
 from service.wire import has_more_fields
 
 # A message of this size is parsed without a look at it first.
@@ -30,8 +29,6 @@ LAME_DUCK_SECONDS = 2.0
 
 Unary = Callable[[bytes, float], Awaitable[bytes]]
 Stream = Callable[[AsyncIterator[bytes], float], AsyncGenerator[bytes, None]]
-
-log = structlog.get_logger()
 
 
 class CallFailed(Exception):
@@ -187,9 +184,7 @@ def _gone(deadline: float) -> Code:
 def _failure(error: Exception, request_id: str = "") -> CallFailed:
     if isinstance(error, CallFailed):
         return error
-    code, text = status_of(error)
-    if text == UNKNOWN_TEXT:
-        log.exception("request_failed", request_id=request_id)
+    code, text = told(error, request_id)
     pushback = pushback_ms(error)
     trailers = (("grpc-retry-pushback-ms", str(pushback)),) if pushback is not None else ()
     return CallFailed(code, text, trailers)

@@ -21,12 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments)
-    except StartupError as error:
-        print(f"convoy-serve: {error}", file=sys.stderr)
-        return error.exit_code
-
-    _log_start(settings)
-    try:
+        _log_start(settings)
         return _serve(settings)
     except StartupError as error:
         print(f"convoy-serve: {error}", file=sys.stderr)

@@ -12,7 +12,6 @@ from contextlib import aclosing
 from time import monotonic
 
 import numpy as np
-import structlog
 
 from convoy.imaging import InputSpec
 from convoy.v1 import image_classifier_pb2 as pb
@@ -21,11 +20,9 @@ from service.pipeline import MAX_NAME, MAX_SCORES, Pipeline, empty_rows
 from service.replies import answer, describe, observe, write_times
 from service.served import ServedModel
 from service.session import Rows
-from service.status import UNKNOWN_TEXT, pushback_ms, status_of
+from service.status import pushback_ms, told
 
 DEFAULT_TOP_K = 5
-
-log = structlog.get_logger()
 
 
 class ImageClassifier:
@@ -120,9 +117,7 @@ class ImageClassifier:
                 response=await self.classify(request, deadline=deadline)
             )
         except Exception as error:
-            code, text = status_of(error)
-            if text == UNKNOWN_TEXT:
-                log.exception("request_failed", request_id=request.request_id)
+            code, text = told(error, request.request_id)
             return pb.ClassifyStreamResponse(
                 error=pb.Error(
                     code=code,

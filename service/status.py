@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import structlog
+
 from service import errors
+
+log = structlog.get_logger()
 
 
 class Code(IntEnum):
@@ -44,6 +48,14 @@ def status_of(error: Exception) -> tuple[Code, str]:
     """The code and the text a caller gets; an error that is not in the table says nothing."""
     code = CODES.get(type(error))
     return (code, str(error)) if code is not None else (Code.INTERNAL, UNKNOWN_TEXT)
+
+
+def told(error: Exception, request_id: str) -> tuple[Code, str]:
+    """`status_of` an error that is being handled; the log gets what it keeps from the caller."""
+    code, text = status_of(error)
+    if text == UNKNOWN_TEXT:
+        log.exception("request_failed", request_id=request_id)
+    return code, text
 
 
 def pushback_ms(error: Exception) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convoy.bundle import INPUT_NAME, MODEL_FILE, OUTPUT_NAME
+from service.devices import CPU
 from service.metrics import Histogram
 from service.oip import grpc_service_pb2 as pb
 from service.served import ServedModel
@@ -35,7 +36,7 @@ def metadata(model: ServedModel) -> pb.ModelMetadataResponse:
 
 def config(model: ServedModel, *, max_delay_ms: float) -> pb.ModelConfig:
     """A model's configuration, as far as there is one."""
-    on_cpu = model.provider == "CPUExecutionProvider"
+    on_cpu = model.provider == CPU
     kind = pb.ModelInstanceGroup.KIND_CPU if on_cpu else pb.ModelInstanceGroup.KIND_GPU
     return pb.ModelConfig(
         name=model.manifest.name,

@@ -8,8 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from time import monotonic
 
-import structlog
-
 from service.errors import DeadlineExceeded
 from service.oip import grpc_service_pb2 as pb
 from service.oip.information import find
@@ -21,9 +19,7 @@ from service.pipeline import MAX_NAME, Pipeline, empty_rows
 from service.replies import observe
 from service.served import ServedModel
 from service.session import Rows
-from service.status import UNKNOWN_TEXT, status_of
-
-log = structlog.get_logger()
+from service.status import told
 
 
 class Inference:
@@ -99,9 +95,7 @@ class Inference:
             response = await self.model_infer(request, deadline=deadline)
             return pb.ModelStreamInferResponse(infer_response=response)
         except Exception as error:
-            _, text = status_of(error)
-            if text == UNKNOWN_TEXT:
-                log.exception("request_failed", request_id=request.id)
+            _, text = told(error, request.id)
             return pb.ModelStreamInferResponse(
                 error_message=text,
                 infer_response=pb.ModelInferResponse(id=request.id[:MAX_NAME]),

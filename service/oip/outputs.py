@@ -9,6 +9,7 @@ import numpy as np
 from convoy.bundle import OUTPUT_NAME
 from service.errors import InvalidRequest
 from service.oip import grpc_service_pb2 as pb
+from service.oip.inputs import LENGTH_BYTES
 from service.oip.parameters import number
 from service.oip.regions import Place, Regions
 from service.pipeline import MAX_SCORES
@@ -16,7 +17,6 @@ from service.replies import top_classes
 from service.served import ServedModel
 from service.session import Scores
 
-LENGTH_BYTES = 4
 SHOWN = 64
 
 Tensor = pb.ModelInferResponse.InferOutputTensor
