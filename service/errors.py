@@ -7,6 +7,7 @@ ConvoyError
 │   ├── Unsupported           this server does not do that
 │   ├── RegionNotFound        no such region of shared memory
 │   ├── RegionExists          there is a region of that name
+│   ├── LoadFailed            a model is not what its caller wants it to be; the old one serves
 │   ├── Overloaded
 │   │   ├── QueueFull         no room in the queue; try again after `retry_after`
 │   │   ├── QueueTooLong      the wait would outlast the deadline; as above
@@ -47,6 +48,10 @@ class RegionNotFound(RequestError):
 
 class RegionExists(RequestError):
     """There is a region of shared memory of that name."""
+
+
+class LoadFailed(RequestError):
+    """A model could not be changed; what served before goes on."""
 
 
 class Overloaded(RequestError):

@@ -25,15 +25,17 @@ class Health:
     def __init__(self) -> None:
         self._names = [""]
         self._status = NOT_SERVING
+        self._drained = False
         self._changed = asyncio.Event()
 
     def announce(self, names: Iterable[str]) -> None:
-        """Say SERVING for the server and each of these names."""
+        """Say SERVING for the server and each of these names, and for no others."""
         self._names = ["", *names]
-        self._change(SERVING)
+        self._change(NOT_SERVING if self._drained else SERVING)
 
     def drain(self) -> None:
         """Say NOT_SERVING for all of them, for good."""
+        self._drained = True
         self._change(NOT_SERVING)
 
     async def check(

@@ -141,6 +141,14 @@ class Metrics:
         self.in_flight = 0
         self.rejected = dict.fromkeys(REJECT_REASONS, 0)
         self.failed = dict.fromkeys(FAIL_REASONS, 0)
+        self.loads_failed: defaultdict[str, int] = defaultdict(int)
+        """Versions that failed a check when they were to be loaded, by model."""
+        self.challengers_ended: defaultdict[str, int] = defaultdict(int)
+        """Challengers that did worse than they may, by model."""
+        self.unfit: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
+        """Versions that are to serve and are not fit."""
+        self.live: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
+        """Models and the versions that answer requests that name none."""
         self._methods: list[MethodMetrics] = []
         self._models: list[ModelMetrics] = []
         ProcessCollector(registry=self.registry)
@@ -154,9 +162,16 @@ class Metrics:
         return self._methods[-1]
 
     def model(self, name: str, version: int, *, precision: str, provider: str) -> ModelMetrics:
-        """Start to count one model."""
+        """Start to count a version of a model, or go on where it is loaded anew."""
+        for one in self._models:
+            if (one.name, one.version) == (name, str(version)):
+                return one
         self._models.append(ModelMetrics(name, version, precision=precision, provider=provider))
         return self._models[-1]
+
+    def forget(self, model: ModelMetrics) -> None:
+        """Show a version no more that is gone."""
+        self._models = [one for one in self._models if one is not model]
 
     def collect(self) -> Iterable[Metric]:
         """Turn the counts into Prometheus families; called by the registry at each scrape."""
@@ -176,6 +191,24 @@ class Metrics:
             ((reason,), count) for reason, count in self.failed.items()
         ))  # fmt: skip
 
+        yield _counter("convoy_loads_failed", "Versions that failed a check when loaded.",
+            ("model",),
+            (((name,), count) for name, count in tuple(self.loads_failed.items())),
+        )  # fmt: skip
+        yield _counter("convoy_challengers_ended", "Challengers that did worse than they may.",
+            ("model",),
+            (((name,), count) for name, count in tuple(self.challengers_ended.items())),
+        )  # fmt: skip
+        yield _gauges("convoy_model_unfit", "1 for a version that is to serve and fails a check.",
+            ("model", "version"),
+            (((name, str(version)), 1) for name, version in self.unfit()),
+        )  # fmt: skip
+
+        yield _gauges("convoy_model_live", "The version that answers requests that name none.",
+            ("model", "version"),
+            (((name, str(version)), 1) for name, version in self.live()),
+        )  # fmt: skip
+
     def _collect_methods(self) -> Iterable[Metric]:
         labels = ("grpc_type", "grpc_service", "grpc_method")
         yield _counter("grpc_server_started", "RPCs started on the server.", labels, (
@@ -192,24 +225,27 @@ class Metrics:
 
     def _collect_models(self) -> Iterable[Metric]:
         models = self._models
-        yield _histogram("convoy_stage_seconds", "Time in each stage.", ("model", "stage"), (
-            ((one.name, stage), histogram)
+        yield _histogram("convoy_stage_seconds", "Time in each stage.",
+            ("model", "version", "stage"), (
+            ((one.name, one.version, stage), histogram)
             for one in models
             for stage, histogram in one.stages.items()
         ))  # fmt: skip
-        yield _histogram("convoy_batch_size", "Images in each batch.", ("model",), (
-            ((one.name,), one.batch_size) for one in models
+        yield _histogram("convoy_batch_size", "Images in each batch.", ("model", "version"), (
+            ((one.name, one.version), one.batch_size) for one in models
         ))  # fmt: skip
         yield _counter("convoy_images", "Images answered.", ("model", "version"), (
             ((one.name, one.version), one.images) for one in models
         ))  # fmt: skip
-        yield _counter("convoy_dropped", "Requests given up unanswered.", ("model", "reason"), (
-            ((one.name, reason), count)
+        yield _counter("convoy_dropped", "Requests given up unanswered.",
+            ("model", "version", "reason"), (
+            ((one.name, one.version, reason), count)
             for one in models
             for reason, count in one.dropped.items()
         ))  # fmt: skip
-        yield _gauges("convoy_queue_depth", "Images waiting for a batch.", ("model",), (
-            ((one.name,), one.depth()) for one in models
+        yield _gauges("convoy_queue_depth", "Images waiting for a batch.",
+            ("model", "version"), (
+            ((one.name, one.version), one.depth()) for one in models
         ))  # fmt: skip
         yield _gauges("convoy_model_load_seconds", "Time to load, check and warm up a model.",
             ("model", "version"),

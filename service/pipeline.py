@@ -147,7 +147,7 @@ class Pipeline:
         try:
             if monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline has passed")
-            with model.admission.admit(count, size, deadline=deadline):
+            with model.lease(), model.admission.admit(count, size, deadline=deadline):
                 try:
                     yield
                 except BaseException:

@@ -1,57 +1,166 @@
-"""The models of this process, by name."""
+"""The models of this process: by name, version and label."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from pathlib import Path
-from time import monotonic
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from typing import NamedTuple
 
-from convoy.bundle import Bundle, list_versions
-from service.devices import Device, NoCudaError
-from service.errors import InvalidRequest, ModelNotFound, UnfitError, UsageError
-from service.loading import find_plan, open_bundle, open_session
-from service.metrics import Metrics
-from service.served import ServedModel, Slot
-from service.session import Session
-from service.settings import Settings
-from service.worker import Worker
+from service.errors import InvalidRequest, ModelNotFound
+from service.models_file import Challenger
+from service.served import ServedModel
 
 MOST_NAMED = 20
 
 
-class Repository:
-    """What is being served; every name stands for its newest version."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What serves under one name. It is replaced as a whole when anything of it changes."""
 
-    def __init__(self, models: dict[str, ServedModel], *, default: str | None) -> None:
-        self._models = models
-        self.default = default
+    name: str
+    live: int
+    """The version that answers requests that name none."""
+    versions: dict[int, ServedModel]
+    labels: dict[str, int] = field(default_factory=dict)
+    challenger: Challenger | None = None
+
+    @property
+    def champion(self) -> ServedModel:
+        """The model that answers requests that name no version."""
+        return self.versions[self.live]
+
+    def find(self, version: int, label: str) -> ServedModel | None:
+        """A version by its number or its label; with neither, the champion."""
+        return self.versions.get(version or self.labels.get(label, 0 if label else self.live))
+
+
+class State(StrEnum):
+    """Why a version does not serve."""
+
+    LOADING = "loading"
+    UNFIT = "unfit"
+    UNLOADED = "unloaded"
+    ENDED = "taken out"
+
+
+class Absent(NamedTuple):
+    """What is known of a version that does not serve."""
+
+    state: State
+    reason: str = ""
+
+
+class Route(NamedTuple):
+    """Who answers a request, and who is shown a copy of it."""
+
+    model: ServedModel
+    shadow: ServedModel | None = None
+
+
+class Repository:
+    """What is being served; an empty `default` is the only model, where there is but one."""
+
+    def __init__(self, default: str | None = None) -> None:
+        self._default = default
+        self.entries: dict[str, Entry] = {}
+        self.absent: dict[tuple[str, int], Absent] = {}
+        """Versions that were to serve and do not, or not yet."""
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._models.values())
+        """Every version of every model, by name, then by number."""
+        for entry in list(self.entries.values()):
+            for version in sorted(entry.versions):
+                yield entry.versions[version]
 
-    def get(self, name: str, version: int = 0) -> ServedModel:
-        """The model of that name; an empty name is the default, version 0 the newest.
+    @property
+    def default(self) -> str | None:
+        """The model of requests that name none."""
+        return self._default or (next(iter(self.entries)) if len(self.entries) == 1 else None)
+
+    def put(self, entry: Entry) -> None:
+        """Serve this under its name from now on."""
+        self.entries = dict(sorted({**self.entries, entry.name: entry}.items()))
+
+    def remove(self, name: str) -> None:
+        """Serve nothing under this name."""
+        self.entries = {one: self.entries[one] for one in self.entries if one != name}
+
+    def forgive(self, name: str) -> None:
+        """Forget what does not serve under this name, and why."""
+        self.absent = {key: one for key, one in self.absent.items() if key[0] != name}
+
+    def live(self) -> list[tuple[str, int]]:
+        """Names and the versions that answer requests that name none."""
+        return [(name, entry.live) for name, entry in self.entries.items()]
+
+    def unfit(self) -> list[tuple[str, int]]:
+        """Names and versions that are to serve and fail a check."""
+        every = tuple(self.absent.items())
+        return [key for key, one in every if one.state is State.UNFIT]
+
+    def reasons(self, name: str) -> list[str]:
+        """Why versions of this name do not serve."""
+        every = sorted(self.absent.items())
+        return [f"version {key[1]}: {one.reason}" for key, one in every if key[0] == name]
+
+    def get(self, name: str, version: int = 0, label: str = "") -> ServedModel:
+        """The model of that name, an empty one the default, and version or label.
 
         Raises: ModelNotFound, or InvalidRequest where a name is needed.
         """
+        entry = self._entry(name)
+        model = entry.find(version, label)
+        if model is None:
+            raise self._missing(entry.name, version, label)
+        return model
+
+    def route(self, name: str, version: int = 0, label: str = "", *, key: str = "") -> Route:
+        """Who is to answer a request: as `get`, but for a share of those that name no version.
+
+        The same `key` goes the same way for as long as the challenger's share is the same.
+
+        Raises: as `get`.
+        """
+        entry = self._entry(name)
+        challenger = entry.challenger
+        if challenger is None or version or label:
+            return Route(self.get(name, version, label))
+        model = entry.champion
+        other = entry.versions.get(challenger.version)
+        if other is None or place(entry.name, key) >= challenger.share:
+            return Route(model)
+        return Route(model, other) if challenger.mode == "shadow" else Route(other)
+
+    def _entry(self, name: str) -> Entry:
         wanted = name or self.default
         if wanted is None:
             raise InvalidRequest(
-                f"model: name one of {_some(self._models)}; this server has no default model"
+                f"model: name one of {_some(self.entries)}; this server has no default model"
             )
-        model = self._models.get(wanted)
-        if model is None or version not in (0, model.manifest.version):
-            asked = f"{wanted[:128]!r}" + (f" version {version}" if version else "")
-            have = _some(f"{one.manifest.name} (version {one.manifest.version})" for one in self)
-            raise ModelNotFound(f"model {asked}: not found; this server has {have}")
-        return model
+        entry = self.entries.get(wanted)
+        if entry is None:
+            raise self._missing(wanted, 0, "")
+        return entry
 
-    async def close(self) -> None:
-        """Close every model."""
-        for model in self:
-            await model.close()
+    def _missing(self, name: str, version: int, label: str) -> ModelNotFound:
+        asked = f"{name[:128]!r}"
+        if version or label:
+            asked += f" version {version}" if version else f" label {label[:64]!r}"
+        have = _some(f"{one.manifest.name} (version {one.manifest.version})" for one in self)
+        return ModelNotFound(f"model {asked}: not found; this server has {have or 'no models'}")
+
+
+def place(name: str, key: str) -> float:
+    """A number in [0, 1): the same for the same model and key, by chance without a key."""
+    if not key:
+        return random.random()
+    return (
+        int.from_bytes(blake2b(key.encode(), digest_size=8, key=name.encode()[:64]).digest())
+        / 2**64
+    )
 
 
 def _some(names: Iterable[str]) -> str:
@@ -59,64 +168,3 @@ def _some(names: Iterable[str]) -> str:
     every = list(names)
     more = f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else ""
     return ", ".join(every[:MOST_NAMED]) + more
-
-
-async def open_repository(settings: Settings, device: Device, metrics: Metrics) -> Repository:
-    """Load the newest version of every model in the folder, one after the other.
-
-    Raises: UsageError where there is nothing to serve; UnfitError where one cannot be trusted.
-    """
-    if not settings.models.is_dir():
-        raise UsageError(f"models: no such folder: {settings.models}")
-    found = list_versions(settings.models)
-    if not found:
-        raise UsageError(f"models: no bundle <name>/<version>/ in {settings.models}")
-    if settings.default_model is not None and settings.default_model not in found:
-        raise UsageError(
-            f"default-model: {settings.default_model!r} is not in {settings.models}, "
-            f"which has {_some(found)}"
-        )
-    default = settings.default_model or (next(iter(found)) if len(found) == 1 else None)
-    return Repository(await _load_all(settings, found, device, metrics), default=default)
-
-
-async def _load_all(
-    settings: Settings, found: dict[str, list[int]], device: Device, metrics: Metrics
-) -> dict[str, ServedModel]:
-    models, broken = {}, []
-    for name, versions in found.items():
-        start = monotonic()
-        try:
-            path = settings.models / name / str(versions[-1])
-            bundle, slots = await _open(path, device, settings)
-        except NoCudaError:
-            raise  # the same for every model
-        except UnfitError as error:
-            broken.append(str(error))
-            continue
-        counted = metrics.model(
-            name, versions[-1], precision=bundle.manifest.precision, provider=device.provider
-        )
-        counted.load_seconds = monotonic() - start
-        models[name] = ServedModel(bundle, slots, settings, counted)
-    if broken:
-        raise UnfitError("; ".join(broken))
-    return models
-
-
-async def _open(path: Path, device: Device, settings: Settings) -> tuple[Bundle, list[Slot]]:
-    bundle, golden = await asyncio.to_thread(open_bundle, path)
-    plan = await asyncio.to_thread(find_plan, bundle, golden, device, settings)
-    make = partial(open_session, bundle, golden, device, plan, settings)
-    name = f"onnxruntime-{bundle.manifest.name}"
-    # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
-    return bundle, [await _open_slot(make, f"{name}-{one}") for one in range(device.slots)]
-
-
-async def _open_slot(make: Callable[[], Session], name: str) -> Slot:
-    worker = Worker(name)
-    try:
-        return Slot(await worker.run(make), worker)
-    except BaseException:
-        worker.close()
-        raise

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 
 import numpy as np
@@ -49,10 +50,19 @@ class ServedModel:
     """A bundle whose sessions have proved themselves on this machine."""
 
     def __init__(
-        self, bundle: Bundle, slots: list[Slot], settings: Settings, metrics: ModelMetrics
+        self,
+        bundle: Bundle,
+        slots: list[Slot],
+        settings: Settings,
+        metrics: ModelMetrics,
+        *,
+        background: bool = False,
     ) -> None:
         manifest = bundle.manifest
         self.manifest = manifest
+        self.settings = settings
+        self.background = background
+        """Whether its threads run only where no other wants to."""
         self.spec = manifest.input
         self.labels = manifest.labels
         self.provider = metrics.provider
@@ -78,6 +88,21 @@ class ServedModel:
             on_batch=metrics.batch_size.observe,
         )
         metrics.depth = lambda: self._batcher.depth
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Keep it open for as long as it is used."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
 
     async def classify(self, rows: Rows, *, deadline: float) -> list[Item[Rows, Scores]]:
         """Run images [N, H, W, C] in as many batches as they need.
@@ -105,6 +130,11 @@ class ServedModel:
     def flush(self) -> None:
         """Let nothing wait for company any more: the service is draining."""
         self._batcher.flush()
+
+    async def retire(self) -> None:
+        """Close it when its last user has gone; there must be no new ones."""
+        await self._unused.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Stop the batcher and let the sessions go."""

@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from time import monotonic
 from typing import NoReturn, Protocol
 
@@ -21,15 +22,17 @@ from service.devices import CPU, Device, NoCudaError, select_device
 from service.errors import StartupError
 from service.health import Health
 from service.http import HttpServer, Pulse
+from service.keeper import Keeper
 from service.methods import ImageClassifier
 from service.metrics import Metrics
 from service.names import SERVICE
 from service.nvml import GpuCollector, load_nvml
 from service.oip.table import INFERENCE, OpenInference
 from service.pipeline import Pipeline
-from service.repository import Repository, open_repository
+from service.repository import Repository
 from service.rpcs import Rpc, rpcs
 from service.settings import Settings
+from service.watching import watch
 
 BEAT_SECONDS = 1.0
 M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
@@ -83,13 +86,14 @@ class Server:
             raise
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
         self._decoder = Decoder(limits, threads=settings.decode_threads)
-        self._repository: Repository | None = None
+        self._keeper: Keeper | None = None
         self._pipeline = _pipeline(settings, self._decoder, self.metrics)
         self._classifier = ImageClassifier(self._pipeline)
         self._inference = OpenInference(self._pipeline, settings)
         self._health = Health()
         self._carrier = Carrier(self.metrics, max_images=settings.max_images_per_request)
         self._heart: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._load_seconds = 0.0
         self.hung = asyncio.Event()
         """A model computes no more; only another process can serve it."""
@@ -114,24 +118,26 @@ class Server:
     async def load(self) -> None:
         """Load and prove every model. Raises: StartupError."""
         begin = monotonic()
-        self._repository = await self._load()
+        self._keeper = await self._load()
         self._load_seconds = monotonic() - begin
 
     def answer(self) -> None:
         """Begin to answer, and say so."""
-        assert self._repository is not None
-        self._pipeline.serve(self._repository)
-        self._health.announce(
-            [SERVICE, INFERENCE, *(model.manifest.name for model in self._repository)]
-        )
+        assert self._keeper is not None
+        repository = self._keeper.repository
+        self._pipeline.serve(repository)
+        self._announce(repository)
+        self._keeper.on_change = partial(self._announce, repository)
         self.metrics.ready = True
+        if self.settings.watch:
+            self._watch = asyncio.create_task(watch(self.settings.models, self._keeper.refresh))
         log.info(
             "ready",
             grpc_address=self.grpc_address,
             http_address=self.http_address,
-            models={one.manifest.name: one.manifest.version for one in self._repository},
-            providers=sorted({one.provider for one in self._repository}),
-            default_model=self._repository.default,
+            models={name: entry.live for name, entry in repository.entries.items()},
+            providers=sorted({one.provider for one in repository}),
+            default_model=repository.default,
             seconds=round(self._load_seconds, 3),
         )
 
@@ -140,6 +146,8 @@ class Server:
         self.metrics.ready = False
         timeout = self.settings.drain_timeout
         log.info("draining", in_flight=self.metrics.in_flight, timeout_seconds=timeout)
+        if self._watch is not None:
+            self._watch.cancel()
         self._pipeline.drain()
         self._health.drain()
         begin = monotonic()
@@ -152,8 +160,8 @@ class Server:
         await self._front.close()
         if self._heart is not None:
             self._heart.cancel()
-        if self._repository is not None:
-            await self._repository.close()
+        if self._keeper is not None:
+            await self._keeper.close()
         self._inference.close()
         self._decoder.close()
         self._http.close()
@@ -161,34 +169,43 @@ class Server:
     async def _beat(self) -> None:
         while True:
             self._pulse.beat()
-            await self._watch()
+            await self._check()
             await asyncio.sleep(BEAT_SECONDS)
 
-    async def _watch(self) -> None:
+    async def _check(self) -> None:
         """Give up models whose batch never ends: their callers may try another replica."""
         limit = self.settings.compute_timeout
-        for model in self._repository or ():
+        for model in self._keeper.repository if self._keeper else ():
             if model.hangs(limit):
                 log.error("model_hangs", model=model.manifest.name, timeout_seconds=limit)
                 self.hung.set()
                 await model.close()
 
-    async def _load(self) -> Repository:
+    async def _load(self) -> Keeper:
         device = select_device(self.settings.device)
         try:
-            repository = await open_repository(self.settings, device, self.metrics)
+            keeper = await self._start_keeper(device)
         except NoCudaError as error:
             if self.settings.device != "auto":
                 raise
             device = Device(CPU, fallback=str(error))
-            repository = await open_repository(self.settings, device, self.metrics)
+            keeper = await self._start_keeper(device)
         if device.provider != CPU and (nvml := load_nvml()):
             bus_id = cuda.describe(device.index).bus_id
             self.metrics.registry.register(GpuCollector(nvml, bus_id))
         if device.fallback:
             self.metrics.device_fallback = True
             log.warning("running_on_cpu", reason=device.fallback)
-        return repository
+        return keeper
+
+    async def _start_keeper(self, device: Device) -> Keeper:
+        keeper = Keeper(self.settings, device, self.metrics)
+        await keeper.start()
+        self.metrics.live, self.metrics.unfit = keeper.repository.live, keeper.repository.unfit
+        return keeper
+
+    def _announce(self, repository: Repository) -> None:
+        self._health.announce([SERVICE, INFERENCE, *repository.entries])
 
 
 def _pipeline(settings: Settings, decoder: Decoder, metrics: Metrics) -> Pipeline:

@@ -52,6 +52,8 @@ Address = Annotated[str, AfterValidator(_address)]
 Device = Annotated[str, AfterValidator(_device)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]  # gRPC takes no larger
 Threads = Annotated[int, Field(ge=1, le=1024)]
+MaxBatchSize = Annotated[int, Field(ge=1, le=1024)]
+MaxDelay = Annotated[float, Field(ge=0, le=10_000)]
 
 
 class Settings(BaseSettings):
@@ -70,7 +72,14 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(None, description="TOML file with any of these settings.")
     models: Path = Field(
-        Path("models"), description="Folder of bundles, <name>/<version>/; the newest are served."
+        Path("models"),
+        description="Folder of bundles, <name>/<version>/. The newest versions are served, "
+        "where models.toml in it does not say otherwise.",
+    )
+    watch: bool = Field(
+        False,
+        description="Follow what changes in the folder of models: load new versions beside those "
+        "that serve, and swap them in.",
     )
     default_model: str | None = Field(
         None, description="Model for requests that name none. Needed only beside other models."
@@ -106,10 +115,10 @@ class Settings(BaseSettings):
         description="Folder for what is measured or built once per model and GPU. "
         "Default: ~/.cache/convoy",
     )
-    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
+    max_batch_size: MaxBatchSize = Field(
         32, description="Images that run together at most. Raise it on a GPU."
     )
-    max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = Field(
+    max_delay_ms: MaxDelay = Field(
         0.0,
         description="How long the oldest image may wait for a batch to fill, in milliseconds. "
         "0: a batch is whatever waits when the device is free.",

@@ -21,6 +21,7 @@ class Code(IntEnum):
     NOT_FOUND = 5
     ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
@@ -32,6 +33,7 @@ CODES: dict[type[Exception], Code] = {
     errors.Unsupported: Code.UNIMPLEMENTED,
     errors.RegionNotFound: Code.NOT_FOUND,
     errors.RegionExists: Code.ALREADY_EXISTS,
+    errors.LoadFailed: Code.FAILED_PRECONDITION,
     errors.QueueFull: Code.RESOURCE_EXHAUSTED,
     errors.QueueTooLong: Code.RESOURCE_EXHAUSTED,
     errors.TooManyStreams: Code.RESOURCE_EXHAUSTED,

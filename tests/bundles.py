@@ -50,8 +50,9 @@ def make_bundle(
     *,
     channels: Literal[1, 3] = 3,
     flaw: Flaw | None = None,
+    gain: float = GAIN,
 ) -> Bundle:
-    """Write `models/<name>/<version>/` and open it.
+    """Write `models/<name>/<version>/` and open it; another `gain` makes its answers differ.
 
     A `flaw` passes the golden replay and shows on a black image only: the network answers NaN for
     it, leaves its row out, never comes to an end, or takes `SWOLLEN_BYTES` x (black images)^2.
@@ -71,8 +72,8 @@ def make_bundle(
             dataset="none", created="2026-01-01T00:00:00Z", hardware="none, made by a test"
         ),
     )
-    model = make_model(len(labels), spec, flaw).SerializeToString()
-    golden = _golden(spec, len(labels)).to_bytes()
+    model = make_model(len(labels), spec, flaw, gain).SerializeToString()
+    golden = _golden(spec, len(labels), gain).to_bytes()
     return write_bundle(models, manifest, {MODEL_FILE: model, GOLDEN_FILE: golden})
 
 
@@ -81,10 +82,12 @@ def shipped_bundle() -> Bundle:
     return Bundle.open(MODELS / "cifar10" / str(list_versions(MODELS)["cifar10"][-1]))
 
 
-def expected(pixels: NDArray[np.uint8], classes: int = len(COLOURS)) -> NDArray[np.float64]:
+def expected(
+    pixels: NDArray[np.uint8], classes: int = len(COLOURS), gain: float = GAIN
+) -> NDArray[np.float64]:
     """What the network answers for uint8 [N, H, W, C]: probabilities [N, classes]."""
     means = pixels.mean(axis=(1, 2), dtype=np.float64)
-    logits = means @ _weights(pixels.shape[-1], classes)
+    logits = means @ _weights(pixels.shape[-1], classes, gain)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     answer: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return answer
@@ -97,9 +100,11 @@ def solid(colour: str, size: int = 32, file_format: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def make_model(classes: int, spec: InputSpec, flaw: Flaw | None = None) -> onnx.ModelProto:
+def make_model(
+    classes: int, spec: InputSpec, flaw: Flaw | None = None, gain: float = GAIN
+) -> onnx.ModelProto:
     """uint8 [N, H, W, C] -> float32 [N, classes]: softmax(mean colour @ weights)."""
-    weights = _weights(spec.channels, classes).astype(np.float32)
+    weights = _weights(spec.channels, classes, gain).astype(np.float32)
     constants = [
         numpy_helper.from_array(weights, "weights"),
         numpy_helper.from_array(np.array([1, 2], np.int64), "sides"),
@@ -184,15 +189,15 @@ def _for_ever() -> onnx.GraphProto:
     )
 
 
-def _weights(channels: int, classes: int) -> NDArray[np.float64]:
+def _weights(channels: int, classes: int, gain: float) -> NDArray[np.float64]:
     """[channels, classes]: class k looks at channel k mod channels; later rounds count for less."""
     weights = np.zeros((channels, classes))
     for k in range(classes):
-        weights[k % channels, k] = GAIN / 255 / (1 + k // channels)
+        weights[k % channels, k] = gain / 255 / (1 + k // channels)
     return weights
 
 
-def _golden(spec: InputSpec, classes: int) -> Golden:
+def _golden(spec: InputSpec, classes: int, gain: float) -> Golden:
     colours = {"red": (255, 0, 0), "teal": (0, 128, 128), "white": (255, 255, 255)}
     pixels = np.zeros((len(colours), *spec.shape), np.uint8)
     for row, rgb in zip(pixels, colours.values(), strict=True):
@@ -202,4 +207,4 @@ def _golden(spec: InputSpec, classes: int) -> Golden:
         buffer = io.BytesIO()
         Image.fromarray(row.squeeze()).save(buffer, "PNG")
         encoded.append(buffer.getvalue())
-    return Golden(tuple(encoded), pixels, expected(pixels, classes).astype(np.float32))
+    return Golden(tuple(encoded), pixels, expected(pixels, classes, gain).astype(np.float32))

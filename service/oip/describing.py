@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from convoy.bundle import INPUT_NAME, MODEL_FILE, OUTPUT_NAME
 from service.devices import CPU
 from service.metrics import Histogram
@@ -16,8 +18,8 @@ PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 _Tensor = pb.ModelMetadataResponse.TensorMetadata
 
 
-def metadata(model: ServedModel) -> pb.ModelMetadataResponse:
-    """The tensors of a model.
+def metadata(model: ServedModel, versions: Iterable[int]) -> pb.ModelMetadataResponse:
+    """The tensors of a model, of which these versions serve.
 
     Tools fill every input that they find, so ENCODED_NAME stands among the properties.
     """
@@ -26,7 +28,7 @@ def metadata(model: ServedModel) -> pb.ModelMetadataResponse:
     scores = _Tensor(name=OUTPUT_NAME, datatype="FP32", shape=[-1, len(model.labels)])
     return pb.ModelMetadataResponse(
         name=manifest.name,
-        versions=[str(manifest.version)],
+        versions=[str(one) for one in sorted(versions)],
         platform=PLATFORM,
         inputs=[images],
         outputs=[scores],
@@ -34,7 +36,7 @@ def metadata(model: ServedModel) -> pb.ModelMetadataResponse:
     )
 
 
-def config(model: ServedModel, *, max_delay_ms: float) -> pb.ModelConfig:
+def config(model: ServedModel) -> pb.ModelConfig:
     """A model's configuration, as far as there is one."""
     on_cpu = model.provider == CPU
     kind = pb.ModelInstanceGroup.KIND_CPU if on_cpu else pb.ModelInstanceGroup.KIND_GPU
@@ -58,7 +60,7 @@ def config(model: ServedModel, *, max_delay_ms: float) -> pb.ModelConfig:
         ],
         default_model_filename=MODEL_FILE,
         dynamic_batching=pb.ModelDynamicBatching(
-            max_queue_delay_microseconds=round(max_delay_ms * 1000)
+            max_queue_delay_microseconds=round(model.settings.max_delay_ms * 1000)
         ),
         parameters={
             name: pb.ModelParameter(string_value=value)

@@ -9,6 +9,7 @@ from service.errors import InvalidRequest, ModelNotFound, NotServing, Unsupporte
 from service.oip import grpc_service_pb2 as pb
 from service.oip.describing import config, metadata, statistics
 from service.pipeline import Pipeline
+from service.repository import State
 from service.served import ServedModel
 
 SERVER_NAME = "convoy"
@@ -28,10 +29,9 @@ MAX_VERSION_DIGITS = 18
 class Information:
     """The methods of GRPCInferenceService that only tell something."""
 
-    def __init__(self, pipeline: Pipeline, *, max_delay_ms: float, shared_memory: bool) -> None:
+    def __init__(self, pipeline: Pipeline, *, shared_memory: bool) -> None:
         self._pipeline = pipeline
         self._extensions = (*EXTENSIONS, *(["system_shared_memory"] if shared_memory else []))
-        self._max_delay_ms = max_delay_ms
 
     async def server_live(
         self, request: pb.ServerLiveRequest, *, deadline: float = math.inf
@@ -67,14 +67,15 @@ class Information:
         self, request: pb.ModelMetadataRequest, *, deadline: float = math.inf
     ) -> pb.ModelMetadataResponse:
         """The tensors of a model."""
-        return metadata(self._find(request.name, request.version))
+        model = self._find(request.name, request.version)
+        return metadata(model, self._pipeline.models.entries[model.manifest.name].versions)
 
     async def model_config(
         self, request: pb.ModelConfigRequest, *, deadline: float = math.inf
     ) -> pb.ModelConfigResponse:
         """The configuration of a model."""
         model = self._find(request.name, request.version)
-        return pb.ModelConfigResponse(config=config(model, max_delay_ms=self._max_delay_ms))
+        return pb.ModelConfigResponse(config=config(model))
 
     async def model_statistics(
         self, request: pb.ModelStatisticsRequest, *, deadline: float = math.inf
@@ -89,16 +90,20 @@ class Information:
     async def repository_index(
         self, request: pb.RepositoryIndexRequest, *, deadline: float = math.inf
     ) -> pb.RepositoryIndexResponse:
-        """The models that are served, all of them ready."""
+        """Every version that serves, or was to serve and does not, with the reason."""
         if request.repository_name:
             raise Unsupported("repository_name: there is one repository, leave it empty")
-        manifests = (model.manifest for model in self._pipeline.models)
+        models = self._pipeline.models
+        states = {(one.manifest.name, one.manifest.version): ("READY", "") for one in models}
+        if not request.ready:
+            for key, absent in models.absent.items():
+                state = "LOADING" if absent.state is State.LOADING else "UNAVAILABLE"
+                states.setdefault(key, (state, absent.reason or absent.state))
+        index = pb.RepositoryIndexResponse.ModelIndex
         return pb.RepositoryIndexResponse(
             models=[
-                pb.RepositoryIndexResponse.ModelIndex(
-                    name=one.name, version=str(one.version), state="READY"
-                )
-                for one in manifests
+                index(name=name, version=str(version), state=state, reason=reason)
+                for (name, version), (state, reason) in sorted(states.items())
             ]
         )
 
@@ -109,15 +114,19 @@ class Information:
 
 def find(pipeline: Pipeline, name: str, version: str) -> ServedModel:
     """The model that a message names. Raises: NotServing, ModelNotFound, InvalidRequest."""
-    return pipeline.models.get(name, _number(version))
+    return pipeline.models.get(name, *number_or_label(version))
 
 
-def _number(version: str) -> int:
-    if not version:
-        return 0
+def number_or_label(version: str) -> tuple[int, str]:
+    """What a version in the protocol is, a number or a label; (0, "") for none.
+
+    Raises: InvalidRequest.
+    """
+    if not version or (version.isascii() and version[0].isalpha()):
+        return 0, version
     digits = version.isascii() and version.isdecimal() and len(version) <= MAX_VERSION_DIGITS
     if not digits or int(version) == 0:
         raise InvalidRequest(
-            f"model version {version[:32]!r}: must be a positive integer, or empty for the newest"
+            f"model version {version[:32]!r}: must be a positive integer, a label, or empty"
         )
-    return int(version)
+    return int(version), ""

@@ -43,7 +43,7 @@ class OpenInference:
         shared_memory = settings.shared_memory
         self._regions = Regions(enabled=shared_memory)
         self._parts = (
-            Information(pipeline, max_delay_ms=settings.max_delay_ms, shared_memory=shared_memory),
+            Information(pipeline, shared_memory=shared_memory),
             Inference(pipeline, self._regions),
             SharedMemory(self._regions),
             LogSettings(settings),

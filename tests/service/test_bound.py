@@ -13,8 +13,8 @@ from convoy.bundle import Bundle
 from service.bound import BoundSession
 from service.devices import CPU, Device
 from service.errors import ModelFailure
+from service.keeper import Keeper
 from service.metrics import Metrics
-from service.repository import open_repository
 from service.session import Rows, bucket_sizes
 from service.settings import Settings
 from tests.bundles import COLOURS, Flaw, expected, make_bundle
@@ -85,13 +85,14 @@ def test_a_served_model_answers_many_requests_from_two_slots(tmp_path: Path) -> 
 
     async def classify() -> list[Rows]:
         settings = Settings(models=tmp_path, max_batch_size=6)
-        repository = await open_repository(settings, BOUND, Metrics())
-        model = repository.get("tiny")
+        keeper = Keeper(settings, BOUND, Metrics())
+        await keeper.start()
+        model = keeper.repository.get("tiny")
         requests = [PIXELS[at : at + 1 + at % 2] for at in range(5)] * 8
         answers = await asyncio.gather(
             *(model.classify(rows, deadline=math.inf) for rows in requests)
         )
-        await repository.close()
+        await keeper.close()
         for rows, (item,) in zip(requests, answers, strict=True):
             np.testing.assert_allclose(item.result.result(), expected(rows), atol=1e-6)
         return requests

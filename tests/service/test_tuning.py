@@ -12,8 +12,8 @@ import structlog
 
 from service.devices import CPU, CUDA, TENSORRT, Device, Engines, Plan, provider_options
 from service.errors import ModelFailure, UnfitError
+from service.keeper import Keeper
 from service.metrics import Metrics
-from service.repository import open_repository
 from service.settings import Settings
 from service.tuning import Memory, choose
 from tests.bundles import make_bundle
@@ -80,7 +80,9 @@ def test_a_plan_is_measured_at_the_first_load_and_read_at_the_second(tmp_path: P
 
     async def load() -> list[str]:
         with structlog.testing.capture_logs() as logs:
-            await (await open_repository(settings, BOUND, Metrics())).close()
+            keeper = Keeper(settings, BOUND, Metrics())
+            await keeper.start()
+            await keeper.close()
         return [one["event"] for one in logs if one["event"] == "plan"]
 
     assert asyncio.run(load()) == ["plan"]

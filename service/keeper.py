@@ -1,0 +1,373 @@
+"""Brings models up beside those that serve, swaps them in, and lets the old ones go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+import structlog
+
+from convoy.bundle import Bundle, list_versions
+from service import models_file
+from service.devices import Device, NoCudaError
+from service.errors import LoadFailed, ModelNotFound, UnfitError, UsageError
+from service.loading import find_plan, open_bundle, open_session
+from service.metrics import Metrics
+from service.models_file import STABLE, Challenger, ModelConfig, read_models_file
+from service.repository import Absent, Entry, Repository, State
+from service.served import ServedModel, Slot
+from service.session import Session
+from service.settings import Settings
+from service.worker import Worker
+
+LEAST_PRIORITY = 19
+
+Fingerprint = tuple[tuple[str, int, int], ...]
+
+log = structlog.get_logger()
+
+
+class Failure(NamedTuple):
+    """Why a version does not serve, and what its files were then."""
+
+    fingerprint: Fingerprint
+    reason: str
+
+
+class Keeper:
+    """Keeps a repository as the folder and its `models.toml` want it, one change at a time.
+
+    A version that fails any check never serves; what served before goes on. It is tried again when
+    its files have changed, or when it is told to `load`.
+    """
+
+    def __init__(self, settings: Settings, device: Device, metrics: Metrics) -> None:
+        self.repository = Repository(settings.default_model)
+        self.on_change: Callable[[], None] = lambda: None
+        self._settings = settings
+        self._device = device
+        self._metrics = metrics
+        self._lock = asyncio.Lock()
+        self._configs: dict[str, ModelConfig] = {}
+        self._unloaded: set[str] = set()
+        self._failed: dict[tuple[str, int], Failure] = {}
+        self._ended: dict[str, Challenger] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Load all that is to serve.
+
+        Raises: UsageError where there is nothing to serve, or `models.toml` is wrong; UnfitError
+        where a model has no version that can be trusted.
+        """
+        models, default = self._settings.models, self._settings.default_model
+        if not models.is_dir():
+            raise UsageError(f"models: no such folder: {models}")
+        found = list_versions(models)
+        if not found:
+            raise UsageError(f"models: no bundle <name>/<version>/ in {models}")
+        if default is not None and default not in found:
+            raise UsageError(
+                f"default-model: {default!r} is not in {models}, which has {', '.join(found)}"
+            )
+        self._configs = read_models_file(models)
+        broken = [str(error) for name in found if (error := await self._refresh(name, found[name]))]
+        if broken:
+            raise UnfitError("; ".join(broken))
+
+    async def refresh(self) -> None:
+        """See what has changed on disk, and follow it; what cannot be followed is logged."""
+        async with self._lock:
+            found = await asyncio.to_thread(list_versions, self._settings.models)
+            try:
+                self._configs = read_models_file(self._settings.models)
+            except UsageError as error:
+                log.error("models_file", reason=str(error))
+            for name in found.keys() - self._unloaded:
+                await self._refresh(name, found[name])
+
+    async def load(self, name: str) -> None:
+        """Serve a model as the folder has it now, also after `unload`.
+
+        Raises: ModelNotFound; LoadFailed where a version that should serve cannot.
+        """
+        async with self._lock:
+            found = list_versions(self._settings.models).get(name)
+            if found is None:
+                raise ModelNotFound(f"model {name[:128]!r}: no such folder among the models")
+            self._read_config()
+            self._unloaded.discard(name)
+            self._ended.pop(name, None)
+            self._forget_failures(name)
+            error = await self._refresh(name, found)
+            reasons = self.repository.reasons(name)
+            if error or reasons:
+                raise LoadFailed(f"model {name!r}: {error or '; '.join(reasons)}")
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more, until `load`; what it has accepted is still answered.
+
+        Raises: ModelNotFound.
+        """
+        async with self._lock:
+            entry = self._entry(name)
+            self._unloaded.add(name)
+            self._forget_failures(name)
+            self.repository.remove(name)
+            for version in entry.versions:
+                self.repository.absent[name, version] = Absent(State.UNLOADED)
+            log.info("unloaded", model=name)
+            self._let_go(entry.versions.values())
+            self.on_change()
+
+    async def promote(self, name: str, version: int = 0) -> int:
+        """Have a version, by default the challenger, answer requests that name none.
+
+        Returns: the version. Raises: ModelNotFound; LoadFailed where it does not serve, or
+        `models.toml` cannot be written.
+        """
+        async with self._lock:
+            entry = self._entry(name)
+            if not version and entry.challenger is None:
+                raise LoadFailed(f"model {name!r}: no challenger; say which version to promote")
+            chosen = version or entry.challenger.version  # type: ignore[union-attr]
+            if chosen not in entry.versions:
+                raise ModelNotFound(f"model {name!r} version {chosen}: not loaded")
+            if chosen != entry.live:
+                self._write(partial(models_file.promote, previous=entry.live), name, chosen)
+                await self._follow_file(name)
+            return chosen
+
+    async def roll_back(self, name: str) -> int:
+        """Take the challenger out, or where there is none return to the version before.
+
+        Returns: the version that answers. Raises: as `promote`.
+        """
+        async with self._lock:
+            entry = self._entry(name)
+            if entry.challenger is not None:
+                self._write(models_file.end_trial, name)
+            elif (previous := entry.labels.get(models_file.PREVIOUS)) is not None:
+                self._write(models_file.roll_back, name, previous)
+            else:
+                raise LoadFailed(f"model {name!r}: no challenger and no version `previous`")
+            await self._follow_file(name)
+            return self._entry(name).live
+
+    async def end_trial(self, name: str, reason: str) -> None:
+        """Take a challenger out that does worse than it may, until it is changed or loaded anew."""
+        async with self._lock:
+            entry = self.repository.entries.get(name)
+            if entry is None or entry.challenger is None:
+                return
+            log.error(
+                "challenger_ended", model=name, version=entry.challenger.version, reason=reason
+            )
+            self._metrics.challengers_ended[name] += 1
+            self._ended[name] = entry.challenger
+            await self._refresh(name, list_versions(self._settings.models).get(name, []))
+            self.repository.absent[name, entry.challenger.version] = Absent(State.ENDED, reason)
+
+    async def close(self) -> None:
+        """Close every model."""
+        for task in self._retiring:
+            task.cancel()
+        for model in self.repository:
+            await model.close()
+
+    def _entry(self, name: str) -> Entry:
+        entry = self.repository.entries.get(name)
+        if entry is None:
+            raise ModelNotFound(f"model {name[:128]!r}: not loaded")
+        return entry
+
+    def _write(self, change: Callable[..., None], name: str, *version: int) -> None:
+        try:
+            change(self._settings.models, name, *version)
+        except UsageError as error:
+            raise LoadFailed(f"{error}; change it where it is kept") from None
+
+    def _read_config(self) -> None:
+        try:
+            self._configs = read_models_file(self._settings.models)
+        except UsageError as error:
+            raise LoadFailed(str(error)) from None
+
+    async def _follow_file(self, name: str) -> None:
+        self._read_config()
+        await self._refresh(name, list_versions(self._settings.models).get(name, []))
+
+    def _forget_failures(self, name: str) -> None:
+        for key in [key for key in self._failed if key[0] == name]:
+            del self._failed[key]
+
+    async def _refresh(self, name: str, found: list[int]) -> UnfitError | None:
+        """Have this name served as it should be; returns why that is not so."""
+        config = self._configs.get(name, ModelConfig())
+        if config.challenger is not None and self._ended.get(name) == config.challenger:
+            config = config.model_copy(update={"challenger": None})
+        old = self.repository.entries.get(name)
+        models = await self._bring_up(name, config, found, old)
+        entry = choose(name, config, models, old)
+        if entry is None:
+            reasons = self.repository.reasons(name) or [f"none of its versions {found} is wanted"]
+            return UnfitError(f"{self._settings.models / name}: {'; '.join(reasons)}")
+        self.repository.put(entry)
+        before = {} if old is None else old.versions
+        self._let_go([one for one in before.values() if one not in entry.versions.values()])
+        if old is None or entry != old:
+            log.info("serving", model=name, version=entry.live, versions=sorted(entry.versions))
+            self.on_change()
+        return None
+
+    async def _bring_up(
+        self, name: str, config: ModelConfig, found: list[int], old: Entry | None
+    ) -> dict[int, ServedModel]:
+        """Load what is wanted and not there yet; the models that are fit, by version."""
+        self.repository.forgive(name)
+        for version in config.listed - set(found):
+            self.repository.absent[name, version] = Absent(State.UNFIT, "no such folder")
+        models: dict[int, ServedModel] = {}
+        named, newest = config.named(found), config.newest
+        trial = config.challenger.version if config.challenger else 0
+        for version in sorted(found, reverse=True):
+            counts = version != trial and newest > 0
+            if not counts and version not in named:
+                continue
+            model = await self._have(name, version, config, old)
+            if model is not None:
+                models[version] = model
+                newest -= counts
+        return models
+
+    async def _have(
+        self, name: str, version: int, config: ModelConfig, old: Entry | None
+    ) -> ServedModel | None:
+        """A version that is fit: the one that serves already, or loaded now."""
+        settings = config.settings(self._settings)
+        background = config.shadows(version)
+        model = old.versions.get(version) if old else None
+        if model is not None and (model.settings, model.background) == (settings, background):
+            return model
+        path = self._settings.models / name / str(version)
+        fingerprint = _fingerprint(path)
+        failure = self._failed.get((name, version))
+        if failure is None or failure.fingerprint != fingerprint:
+            self.repository.absent[name, version] = Absent(State.LOADING)
+            reason = ""
+            try:
+                loaded = await self._load(path, settings, background=background)
+                del self.repository.absent[name, version]
+                self._failed.pop((name, version), None)
+                return loaded
+            except NoCudaError:
+                raise  # the same for every model
+            except UnfitError as error:
+                reason = str(error)
+            except Exception:
+                log.exception("load_crashed", model=name, version=version)
+                reason = "loading it failed; the server's log has the detail"
+            failure = self._failed[name, version] = Failure(fingerprint, reason)
+            self._metrics.loads_failed[name] += 1
+            log.error("unfit", model=name, version=version, reason=reason)
+        self.repository.absent[name, version] = Absent(State.UNFIT, failure.reason)
+        return None
+
+    async def _load(self, path: Path, settings: Settings, *, background: bool) -> ServedModel:
+        begin = monotonic()
+        bundle, slots = await _open(path, self._device, settings, background=background)
+        manifest = bundle.manifest
+        counted = self._metrics.model(
+            manifest.name,
+            manifest.version,
+            precision=manifest.precision,
+            provider=self._device.provider,
+        )
+        counted.load_seconds = monotonic() - begin
+        return ServedModel(bundle, slots, settings, counted, background=background)
+
+    def _let_go(self, models: Iterable[ServedModel]) -> None:
+        for model in models:
+            task = asyncio.create_task(self._retire(model))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, model: ServedModel) -> None:
+        await model.retire()
+        if all(one.metrics is not model.metrics for one in self.repository):
+            self._metrics.forget(model.metrics)
+        log.info("closed", model=model.manifest.name, version=model.manifest.version)
+
+
+def choose(
+    name: str, config: ModelConfig, models: dict[int, ServedModel], old: Entry | None
+) -> Entry | None:
+    """What serves from now on, of the models that are fit; None where nothing can.
+
+    What answers now goes on where nothing may take its place.
+    """
+    trial = config.challenger.version if config.challenger else 0
+    before = old.live if old else 0
+    stable = config.labels.get(STABLE)
+    if stable is None:
+        live = max((version for version in models if version != trial), default=before)
+    else:
+        live = stable if stable in models else before
+    if not live:
+        return None
+    versions = models if live in models or old is None else {**models, live: old.versions[live]}
+    return Entry(
+        name,
+        live,
+        versions,
+        {label: version for label, version in config.labels.items() if version in versions},
+        config.challenger if trial in versions and trial != live else None,
+    )
+
+
+async def _open(
+    path: Path, device: Device, settings: Settings, *, background: bool
+) -> tuple[Bundle, list[Slot]]:
+    bundle, golden = await asyncio.to_thread(open_bundle, path)
+    plan = await asyncio.to_thread(find_plan, bundle, golden, device, settings)
+    make = partial(open_session, bundle, golden, device, plan, settings)
+    name = f"onnxruntime-{bundle.manifest.name}"
+    # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
+    return bundle, [
+        await _open_slot(make, f"{name}-{one}", background=background)
+        for one in range(device.slots)
+    ]
+
+
+async def _open_slot(make: Callable[[], Session], name: str, *, background: bool) -> Slot:
+    worker = Worker(name)
+    try:
+        if background:
+            await worker.run(give_way)
+        return Slot(await worker.run(make), worker)
+    except BaseException:
+        worker.close()
+        raise
+
+
+def give_way() -> None:
+    """Have this thread, and those that it starts, run only where no other wants to (Linux)."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)
+
+
+def _fingerprint(path: Path) -> Fingerprint:
+    """What changes when a file of a folder does: names, sizes, times."""
+    try:
+        return tuple(
+            sorted((one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in path.iterdir())
+        )
+    except OSError:
+        return ()
