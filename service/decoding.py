@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Event
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ SHARE = 4
 SHARE_BYTES = 2**18
 
 Encoded = tuple[int, bytes]
+T = TypeVar("T")
 
 
 class Decoder:
@@ -58,6 +60,10 @@ class Decoder:
             await asyncio.gather(*results)
         finally:
             wanted.clear()
+
+    def run(self, function: Callable[..., T], *arguments: Any, line: str) -> asyncio.Future[T]:
+        """Call a function in one of the threads, in its turn of the line."""
+        return self._worker.run(function, *arguments, line=line)
 
     def close(self) -> None:
         """Let the threads end."""

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing, contextmanager
 from time import monotonic
 from typing import TypeVar
@@ -164,13 +172,21 @@ class Pipeline:
         self, model: ServedModel, images: Sequence[tuple[int, bytes]], rows: Rows, *, field: str
     ) -> None:
         """Decode pairs of row and bytes into `rows`. Raises: InvalidRequest naming the image."""
-        model.expected += len(rows)
-        try:
+        with _expected(model, rows):
             await self._decoder.decode(
                 images, model.spec, rows, line=model.manifest.name, field=field
             )
-        finally:
-            model.expected -= len(rows)
+
+    async def convert(
+        self, model: ServedModel, steps: Iterable[Callable[[], None]], rows: Rows
+    ) -> None:
+        """Fill `rows` by steps, each in the decoding threads as a photo would be.
+
+        One after the other: where this is cancelled or a step fails, the others never run.
+        """
+        with _expected(model, rows):
+            for step in steps:
+                await self._decoder.run(step, line=model.manifest.name)
 
     async def stream(
         self,
@@ -210,6 +226,16 @@ class Pipeline:
                 detail=error.detail,
                 request_id=request_id,
             )
+
+
+@contextmanager
+def _expected(model: ServedModel, rows: Rows) -> Iterator[None]:
+    """Let batches know that these images are on their way."""
+    model.expected += len(rows)
+    try:
+        yield
+    finally:
+        model.expected -= len(rows)
 
 
 def empty_rows(model: ServedModel, count: int) -> Rows:

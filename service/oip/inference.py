@@ -11,7 +11,7 @@ from time import monotonic
 from service.errors import DeadlineExceeded
 from service.oip import grpc_service_pb2 as pb
 from service.oip.information import find
-from service.oip.inputs import Input, find_input, read_files, read_pixels
+from service.oip.inputs import Input, find_input, read_files, read_pixels, typed_pixels
 from service.oip.outputs import Tensor, find_output, join, write_output
 from service.oip.parameters import number
 from service.oip.regions import Regions
@@ -68,8 +68,7 @@ class Inference:
         shape = f"{source.where}: shape[0]"
         self._pipeline.check(source.count, request.id, images=shape, id_field="id")
         output = find_output(request, model, source.count, self._regions)
-        size = request.ByteSize() + (source.place.byte_size if source.place else 0)
-        with self._pipeline.admitted(model, source.count, size, deadline=deadline):
+        with self._pipeline.admitted(model, source.count, source.size, deadline=deadline):
             rows, decode_seconds = await self._rows(source, model)
             items = await model.classify(rows, deadline=deadline)
             scores = join([item.result.result() for item in items])
@@ -80,12 +79,15 @@ class Inference:
 
     async def _rows(self, source: Input, model: ServedModel) -> tuple[Rows, float]:
         """Pixels [N, H, W, C] of all images, and the seconds it took to decode them."""
-        if not source.encoded:
-            return await read_pixels(source, model.spec, self._regions), 0.0
+        if not source.encoded and not source.typed:
+            return read_pixels(source, model.spec, self._regions), 0.0
         start = monotonic()
         rows = empty_rows(model, source.count)
-        files = read_files(source, self._regions)
-        await self._pipeline.decode(model, files, rows, field=source.tensor.name)
+        if source.encoded:
+            files = read_files(source, self._regions)
+            await self._pipeline.decode(model, files, rows, field=source.tensor.name)
+        else:
+            await self._pipeline.convert(model, typed_pixels(source, rows), rows)
         return rows, monotonic() - start
 
     async def _outcome(

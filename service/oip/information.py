@@ -8,6 +8,7 @@ from importlib.metadata import version
 from service.errors import InvalidRequest, ModelNotFound, NotServing, Unsupported
 from service.oip import grpc_service_pb2 as pb
 from service.oip.describing import config, metadata, statistics
+from service.oip.shown import quoted
 from service.pipeline import Pipeline
 from service.repository import State
 from service.served import ServedModel
@@ -127,6 +128,6 @@ def number_or_label(version: str) -> tuple[int, str]:
     digits = version.isascii() and version.isdecimal() and len(version) <= MAX_VERSION_DIGITS
     if not digits or int(version) == 0:
         raise InvalidRequest(
-            f"model version {version[:32]!r}: must be a positive integer, a label, or empty"
+            f"model version {quoted(version)}: must be a positive integer, a label, or empty"
         )
     return int(version), ""

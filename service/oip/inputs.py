@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -14,12 +14,16 @@ from service.errors import InvalidRequest
 from service.oip import grpc_service_pb2 as pb
 from service.oip.describing import ENCODED_NAME
 from service.oip.regions import Place, Regions
+from service.oip.shown import dimensions, quoted
 from service.session import Rows
 
 DATATYPES = {INPUT_NAME: "UINT8", ENCODED_NAME: "BYTES"}
 LENGTH_BYTES = 4
-# More of a shape than a message to a caller needs.
-SHOWN = 8
+# A number of contents in memory, whatever its value; on the wire small ones are shorter.
+NUMBER_BYTES = 4
+# Numbers that a decoding thread takes at once, about as long as a photo takes it; and those between
+# which other threads get their turn of the interpreter: each number is a Python object on its way.
+STEP, CHUNK = 2**18, 2**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,18 @@ class Input:
         """Where it stands."""
         return self.request.inputs[0]
 
+    @property
+    def typed(self) -> bool:
+        """Whether its elements are numbers or texts of the message."""
+        return self.tensor.HasField("contents")
+
+    @property
+    def size(self) -> int:
+        """Bytes that the request takes in memory at most, with what it has in shared memory."""
+        numbers = len(self.tensor.contents.uint_contents)
+        shared = self.place.byte_size if self.place else 0
+        return self.request.ByteSize() + NUMBER_BYTES * numbers + shared
+
 
 def find_input(request: pb.ModelInferRequest, spec: InputSpec, regions: Regions) -> Input:
     """The input of a request.
@@ -47,7 +63,7 @@ def find_input(request: pb.ModelInferRequest, spec: InputSpec, regions: Regions)
     for index, one in enumerate(request.inputs):
         if one.name not in DATATYPES:
             raise InvalidRequest(
-                f"inputs[{index}]: there is no input {one.name[: SHOWN * 8]!r}; "
+                f"inputs[{index}]: there is no input {quoted(one.name)}; "
                 f"give {INPUT_NAME} or {ENCODED_NAME}"
             )
     if len(request.inputs) != 1:
@@ -58,7 +74,7 @@ def find_input(request: pb.ModelInferRequest, spec: InputSpec, regions: Regions)
     where = f"inputs[0] ({tensor.name})"
     if tensor.datatype != DATATYPES[tensor.name]:
         raise InvalidRequest(
-            f"{where}: datatype {tensor.datatype[: SHOWN * 8]!r}, must be {DATATYPES[tensor.name]}"
+            f"{where}: datatype {quoted(tensor.datatype)}, must be {DATATYPES[tensor.name]}"
         )
     encoded = tensor.name == ENCODED_NAME
     _check_shape(tensor.shape, () if encoded else spec.shape, where)
@@ -67,10 +83,11 @@ def find_input(request: pb.ModelInferRequest, spec: InputSpec, regions: Regions)
     return Input(request, where, encoded, tensor.shape[0], place)
 
 
-async def read_pixels(source: Input, spec: InputSpec, regions: Regions) -> Rows:
-    """Pixels [count, H, W, C] that the request has. Raises: InvalidRequest, RegionNotFound."""
-    if source.tensor.HasField("contents"):
-        return await _typed_pixels(source, spec)
+def read_pixels(source: Input, spec: InputSpec, regions: Regions) -> Rows:
+    """Pixels [count, H, W, C] that the request has as bytes.
+
+    Raises: InvalidRequest, RegionNotFound.
+    """
     if source.place is not None:  # what is not needed is not read
         _check_size(source.place.byte_size, source, spec)
     data = _elements(source, regions)
@@ -80,11 +97,33 @@ async def read_pixels(source: Input, spec: InputSpec, regions: Regions) -> Rows:
 
 def read_files(source: Input, regions: Regions) -> list[tuple[int, bytes]]:
     """Pairs of row and image file that the request has. Raises: InvalidRequest, RegionNotFound."""
-    if not source.tensor.HasField("contents"):
+    if not source.typed:
         return _split(_elements(source, regions), source)
     files = source.tensor.contents.bytes_contents
     _check_elements(len(files), source.count, "bytes_contents", source)
     return list(enumerate(files))
+
+
+def typed_pixels(source: Input, rows: Rows) -> Iterator[Callable[[], None]]:
+    """Steps that write the numbers of the request into `rows` [count, H, W, C], each for a thread.
+
+    Raises: InvalidRequest, as do the steps.
+    """
+    have = len(source.tensor.contents.uint_contents)
+    _check_elements(have, rows.size, "uint_contents", source)
+    return (partial(_write_numbers, source, rows, begin) for begin in range(0, have, STEP))
+
+
+def _write_numbers(source: Input, rows: Rows, start: int) -> None:
+    values, out = source.tensor.contents.uint_contents, rows.reshape(-1)
+    for begin in range(start, min(start + STEP, len(values)), CHUNK):
+        numbers = values[begin : begin + CHUNK]
+        try:
+            out[begin : begin + CHUNK] = np.frombuffer(bytes(numbers), np.uint8)
+        except ValueError:
+            raise InvalidRequest(
+                f"{source.where}: uint_contents: {max(numbers)}, must be 0 to 255"
+            ) from None
 
 
 def _elements(source: Input, regions: Regions) -> bytes:
@@ -113,17 +152,6 @@ def _split(data: bytes, source: Input) -> list[tuple[int, bytes]]:
             f"{source.where}: {more:,} bytes more than its {source.count} elements"
         )
     return files
-
-
-async def _typed_pixels(source: Input, spec: InputSpec) -> Rows:
-    values = source.tensor.contents.uint_contents
-    elements = source.count * spec.nbytes
-    _check_elements(len(values), elements, "uint_contents", source)
-    # Each becomes a Python number on its way: seconds for many images.
-    numbers = await asyncio.to_thread(np.fromiter, values, np.uint32, elements)
-    if numbers.max() > 255:
-        raise InvalidRequest(f"{source.where}: uint_contents: {numbers.max()}, must be 0 to 255")
-    return numbers.astype(np.uint8).reshape(-1, *spec.shape)
 
 
 def _check_size(have: int, source: Input, spec: InputSpec) -> None:
@@ -155,6 +183,6 @@ def _check_place(request: pb.ModelInferRequest, where: str, *, shared: bool) -> 
 
 def _check_shape(shape: Sequence[int], row: tuple[int, ...], where: str) -> None:
     if len(shape) != 1 + len(row) or tuple(shape[1:]) != row:
-        shown = ", ".join(map(str, shape[:SHOWN])) + (", ..." if len(shape) > SHOWN else "")
-        wanted = ", ".join(("N", *map(str, row)))
-        raise InvalidRequest(f"{where}: shape [{shown}], must be [{wanted}]")
+        raise InvalidRequest(
+            f"{where}: shape {dimensions(shape)}, must be {dimensions(('N', *row))}"
+        )

@@ -10,6 +10,7 @@ import structlog
 from service import logs
 from service.errors import InvalidRequest, Unsupported
 from service.oip import grpc_service_pb2 as pb
+from service.oip.shown import shortened
 from service.settings import LogLevel, Settings
 
 CHANGEABLE = ("log_info", "log_warning", "log_verbose_level")
@@ -43,7 +44,7 @@ class LogSettings:
         """Tracing is off. Raises: Unsupported where it is to be turned on."""
         for name, value in request.settings.items():
             if list(value.value) not in ([], ["OFF"]):
-                raise Unsupported(f"settings[{name[:64]}]: there is no tracing to set")
+                raise Unsupported(f"settings[{shortened(name)}]: there is no tracing to set")
         off = pb.TraceSettingResponse.SettingValue(value=["OFF"])
         return pb.TraceSettingResponse(settings={"trace_level": off})
 
@@ -66,7 +67,9 @@ class LogSettings:
         for name, message in settings.items():
             kind = message.WhichOneof("parameter_choice")
             if kind is None or kind != _kind(values.get(name)):
-                raise InvalidRequest(f"settings[{name[:64]}]: no such setting, or of another type")
+                raise InvalidRequest(
+                    f"settings[{shortened(name)}]: no such setting, or of another type"
+                )
             value = getattr(message, kind)
             if name not in CHANGEABLE and value != values[name]:
                 raise InvalidRequest(

@@ -12,12 +12,11 @@ from service.oip import grpc_service_pb2 as pb
 from service.oip.inputs import LENGTH_BYTES
 from service.oip.parameters import number
 from service.oip.regions import Place, Regions
+from service.oip.shown import quoted
 from service.pipeline import MAX_SCORES
 from service.replies import top_classes
 from service.served import ServedModel
 from service.session import Scores
-
-SHOWN = 64
 
 Tensor = pb.ModelInferResponse.InferOutputTensor
 
@@ -39,7 +38,7 @@ def find_output(
     for index, one in enumerate(request.outputs):
         if one.name != OUTPUT_NAME:
             raise InvalidRequest(
-                f"outputs[{index}]: there is no output {one.name[:SHOWN]!r}; "
+                f"outputs[{index}]: there is no output {quoted(one.name)}; "
                 f"the only one is {OUTPUT_NAME}"
             )
     if len(request.outputs) > 1:

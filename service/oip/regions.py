@@ -14,6 +14,7 @@ from pathlib import Path
 
 from service.errors import InvalidRequest, OutOfMemory, RegionExists, RegionNotFound, Unsupported
 from service.oip.parameters import Parameters, number, text
+from service.oip.shown import quoted
 
 # Where Linux keeps POSIX shared memory objects.
 FOLDER = Path("/dev/shm")
@@ -56,7 +57,7 @@ class Regions:
 
     def __getitem__(self, name: str) -> Region:
         if name not in self._regions:
-            raise RegionNotFound(f"no shared memory region {name[:64]!r} is registered")
+            raise RegionNotFound(f"no shared memory region {quoted(name)} is registered")
         return self._regions[name]
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
@@ -71,7 +72,7 @@ class Regions:
         if not 1 <= len(name) <= MAX_NAME:
             raise InvalidRequest(f"name: {len(name)} characters, must be 1 to {MAX_NAME}")
         if name in self._regions:
-            raise RegionExists(f"the shared memory region {name[:64]!r} is registered already")
+            raise RegionExists(f"the shared memory region {quoted(name)} is registered already")
         if len(self._regions) == MOST_REGIONS:
             raise InvalidRequest(f"there are {MOST_REGIONS} regions; unregister one first")
         file = _open(key)
@@ -103,7 +104,7 @@ class Regions:
         if offset + size > region.byte_size:
             raise InvalidRequest(
                 f"{where}: {size:,} bytes from {offset:,} on leave the shared memory region "
-                f"{name[:64]!r} of {region.byte_size:,} bytes"
+                f"{quoted(name)} of {region.byte_size:,} bytes"
             )
         return Place(name, offset, size)
 
@@ -144,16 +145,16 @@ def _open(key: str) -> int:
     named = name not in ("", ".", "..") and not {"/", "\0"} & set(name)
     if not named or len(name.encode()) > MAX_FILE_NAME:
         raise InvalidRequest(
-            f"key: {key[:64]!r} is no name of a shared memory object: one name, without a folder"
+            f"key: {quoted(key)} is no name of a shared memory object: one name, without a folder"
         )
     try:
         # O_NONBLOCK: what is no regular file must not hold the server up.
         file = os.open(FOLDER / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise InvalidRequest(f"key: {key[:64]!r} cannot be opened: {error.strerror}") from None
+        raise InvalidRequest(f"key: {quoted(key)} cannot be opened: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise InvalidRequest(f"key: {key[:64]!r} is no shared memory object")
+        raise InvalidRequest(f"key: {quoted(key)} is no shared memory object")
     return file
 
 
@@ -168,6 +169,6 @@ def _check_extent(file: int, offset: int, byte_size: int) -> None:
 
 def _shrunk(region: Region) -> InvalidRequest:
     return InvalidRequest(
-        f"shared memory region {region.name[:64]!r}: it, or its object {region.key[:64]!r}, has "
+        f"shared memory region {quoted(region.name)}: it, or its object {quoted(region.key)}, has "
         "become smaller since it was registered"
     )

@@ -14,6 +14,7 @@ import pytest
 from convoy.v1 import image_classifier_pb2 as convoy_pb
 from service.oip import grpc_service_pb2 as pb
 from service.oip import grpc_service_pb2_grpc as rpc
+from service.oip.inputs import STEP
 from tests.bundles import expected, make_bundle, solid
 from tests.servers import PATIENCE, Running, running_server
 from tests.service.inference import (
@@ -62,6 +63,33 @@ def test_typed_contents_are_as_good_as_raw_ones(inference: Stub) -> None:
     del request.raw_input_contents[:]
     request.inputs[0].contents.bytes_contents.extend([RED, BLUE])
     assert probabilities(infer(inference, request)).argmax(axis=1).tolist() == [0, 2]
+
+
+def test_many_typed_pixels_are_converted_step_by_step(inference: Stub) -> None:
+    many = np.random.default_rng(2).integers(0, 256, (200, 32, 32, 3), np.uint8)
+    assert many.size > 2 * STEP
+    request = typed("uint_contents", many.ravel().tolist(), pixels_request(many))
+    assert probabilities(infer(inference, request)) == pytest.approx(expected(many), abs=1e-5)
+    request.inputs[0].contents.uint_contents[-1] = 2**32 - 1
+    code, text = refused(inference.ModelInfer, request)
+    assert (code, text) == (
+        "INVALID_ARGUMENT", "inputs[0] (images): uint_contents: 4294967295, must be 0 to 255",
+    )  # fmt: skip
+
+
+def test_typed_pixels_take_their_turn_at_the_decoder_and_their_room_in_memory(models: Path) -> None:
+    black = np.zeros((1, 32, 32, 3), np.uint8)  # one byte each on the wire, four in memory
+    with (
+        running_server(models, max_queue_bytes=4 * black.size) as server,
+        inference_stub(server) as inference,
+    ):
+        infer(inference, pixels_request(black))
+        request = typed("uint_contents", black.ravel().tolist(), pixels_request(black))
+        assert "send fewer at once" in refused(inference.ModelInfer, request)[1]
+        assert server.metric("convoy_stage_seconds_count", stage="decode") == 0
+    with running_server(models) as server, inference_stub(server) as inference:
+        infer(inference, request)
+        assert server.metric("convoy_stage_seconds_count", stage="decode") == 1
 
 
 def test_image_files_are_decoded_as_in_classify(inference: Stub, server: Running) -> None:
@@ -251,7 +279,7 @@ BAD = {
         "parameters[timeout]: must be a whole number",
     ),
     "a long id": (pixels_request(NOISE, id="x" * 129), "id: more than 128 characters"),
-    "a version that is none": (pixels_request(NOISE, model_version="new"), "positive integer"),
+    "a version that is none": (pixels_request(NOISE, model_version="1.5"), "positive integer"),
 }  # fmt: skip
 
 
