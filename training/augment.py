@@ -76,7 +76,7 @@ class RandomShift:
         return windows[torch.arange(count, device=images.device), :, down, right]
 
 
-class RandomFlip:
+class Flip:
     """Mirror each image left and right, half of the time."""
 
     draws = 1
@@ -85,6 +85,16 @@ class RandomFlip:
         """uint8 (B, C, H, W) to the same."""
         mirrored = (numbers < 0.5).reshape(-1, 1, 1, 1)
         return torch.where(mirrored, images.flip(-1), images)
+
+    @staticmethod
+    def alternating(first: Tensor, epoch: int) -> Tensor:
+        """The numbers of images, float64 (B), whose numbers were `first` in epoch 1.
+
+        Each image is mirrored in every other epoch: two epochs then show both of its sides, where
+        chance shows the same one twice for half of the images. Jordan, "94% on CIFAR-10 in 3.29
+        Seconds on a Single GPU", 2024.
+        """
+        return first if epoch % 2 else 1.0 - first
 
 
 class Cutout:
@@ -144,6 +154,15 @@ class Augment:
         """Whether nothing is done image by image, so that a GPU does it best."""
         return not any(isinstance(change, Each) for change in self.changes)
 
+    def flips(self) -> int | None:
+        """Which of an image's random numbers decides whether it is mirrored."""
+        column = 0
+        for change in self.changes:
+            if isinstance(change, Flip):
+                return column
+            column += change.draws
+        return None
+
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """The random numbers of `count` images, (count, draws); by default global ones."""
         draws = sum(change.draws for change in self.changes)
@@ -178,7 +197,7 @@ def make_augmentation(settings: Augmentation, height: int, width: int) -> Augmen
     if settings.crop_padding > 0:
         changes.append(RandomShift(settings.crop_padding))
     if settings.flip:
-        changes.append(RandomFlip())
+        changes.append(Flip())
     if settings.color_jitter > 0.0 or settings.hue_jitter > 0.0:
         change = settings.color_jitter
         changes.append(Each(v2.ColorJitter(change, change, change, settings.hue_jitter)))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.augment import make_augmentation
+from training.augment import Flip, make_augmentation
 from training.datasets import Labelled
 from training.distributed import Team
 from training.errors import TrainingError
@@ -56,6 +56,11 @@ class Batches(Dataset[Batch]):
         self.augment = make_augmentation(recipe.augmentation, height, width)
         self.resident: Tensor | None = None
         self.class_weights = class_weights(self.labels) if recipe.class_balance != "none" else None
+        self._flips = self.augment.flips()
+        # Epochs count from 1: nothing else is drawn from the stream of epoch 0.
+        self._sides = torch.rand(
+            len(self.labels), generator=stream(recipe.seed, 0, 0), dtype=torch.float64
+        )
         self._order: tuple[int, Tensor] = (0, torch.empty(0))
 
     def __len__(self) -> int:
@@ -88,6 +93,8 @@ class Batches(Dataset[Batch]):
         size = self.recipe.batch_size
         rows = self.order(epoch)[(step - 1) * size : step * size]
         numbers = self.augment.draw(len(rows), stream(self.recipe.seed, epoch, step))
+        if self._flips is not None:
+            numbers[:, self._flips] = Flip.alternating(self._sides[rows], epoch)
         weights = torch.full((len(rows),), 1 / len(rows))
         if self.class_weights is not None and self.recipe.class_balance == "weights":
             weights = weights * self.class_weights[self.labels[rows]]

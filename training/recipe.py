@@ -51,7 +51,7 @@ class Augmentation(_Table):
     crop_padding: Annotated[int, Field(ge=0, le=64)] = 0
     """Pixels of mirrored border around the image, out of which a crop of its size is cut."""
     flip: bool = False
-    """Mirror left and right, half of the time."""
+    """Mirror left and right in every other epoch, half of the images in the first."""
     color_jitter: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Largest relative change of brightness, contrast and saturation."""
     hue_jitter: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0

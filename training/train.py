@@ -128,7 +128,7 @@ def train(
             if state.model.begin_epoch(epoch) or network is None:
                 network = as_called(state.model, recipe, team)
             trained = train_epoch(state, network, feed, recipe, team)
-            validated = evaluate(state, splits.validation, team)
+            validated = evaluate(state, splits.validation, recipe, team)
             state.log.append({"epoch": epoch, **trained, **validated})
             if best_entry(state.log)["epoch"] == epoch:
                 state.best = weights_of(state.evaluated)
@@ -228,17 +228,19 @@ def take_step(
 
 
 @torch.inference_mode()
-def evaluate(state: State, split: Labelled, team: Team) -> dict[str, float]:
-    """Measure what will be exported, in fp32; returns what the log says of it.
+def evaluate(state: State, split: Labelled, recipe: Recipe, team: Team) -> dict[str, float]:
+    """Measure what will be exported, in the precision of training; returns what the log says of it.
 
     Raises: TrainingError where the loss is not finite.
     """
-    model = state.evaluated.eval()
+    model, dtype = state.evaluated.eval(), autocast_type(recipe, team.device)
     sums, share = torch.zeros(2, dtype=torch.float64), team.share(len(split))
     for start in range(share.start, share.stop, EVALUATION_BATCH):
         rows = slice(start, min(start + EVALUATION_BATCH, share.stop))
         x, y = as_tensor(split.images[rows]), torch.from_numpy(split.labels[rows])
-        outputs = model(x.to(team.device, memory_format=torch.channels_last)).cpu()
+        x = x.to(team.device, memory_format=torch.channels_last)
+        with torch.autocast(team.device.type, dtype, enabled=dtype is not torch.float32):
+            outputs = model(x).float().cpu()
         right = model.objective.right(outputs, y).sum()
         sums += torch.stack([model.objective.losses(outputs, y).sum(), right])
     loss, accuracy = (team.sum(sums.to(team.device)) / len(split)).tolist()

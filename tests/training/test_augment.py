@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.augment import GREY, Augment, Cutout, RandomFlip, RandomShift, make_augmentation
+from training.augment import GREY, Augment, Cutout, Flip, RandomShift, make_augmentation
 from training.recipe import Augmentation
 
 IMAGES = torch.arange(2 * 3 * 12 * 12, dtype=torch.uint8).reshape(2, 3, 12, 12)
@@ -59,7 +59,7 @@ def test_the_global_generator_is_left_alone() -> None:
 
 
 def test_flip_mirrors_or_leaves() -> None:
-    results = RandomFlip()(MANY, torch.linspace(0, 0.999, 64)[:, None])
+    results = Flip()(MANY, torch.linspace(0, 0.999, 64)[:, None])
     assert torch.equal(results[:32], MANY[:32].flip(-1))
     assert torch.equal(results[32:], MANY[32:])
 

@@ -44,6 +44,23 @@ def test_an_epoch_is_every_image_once_in_another_order(splits: Splits) -> None:
     assert torch.equal(batches[1, 1].images, batches.read(first[:8]))
 
 
+def test_an_image_is_mirrored_in_every_other_epoch(splits: Splits) -> None:
+    batches = Batches(splits.train, tiny_recipe(augmentation={"flip": True}, batch_size=45), ALONE)
+
+    def mirrored(epoch: int) -> torch.Tensor:
+        """Which images, in the order of the data."""
+        order = batches.order(epoch)
+        original, changed = batches.read(order), batches[epoch, 1].images
+        same = (changed == original).flatten(1).all(dim=1)
+        assert torch.equal(changed[~same], original[~same].flip(-1))
+        return ~same[order.argsort()]
+
+    first, second, third = (mirrored(epoch) for epoch in (1, 2, 3))
+    assert torch.equal(second, ~first)
+    assert torch.equal(third, first)
+    assert 5 < int(first.sum()) < 40
+
+
 def test_processes_share_the_batch_of_one(splits: Splits) -> None:
     recipe = tiny_recipe()
     whole = Batches(splits.train, recipe, ALONE)
