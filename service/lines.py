@@ -24,6 +24,7 @@ class Lines(Generic[T]):
         self._charged: dict[str, float] = {}
         self._served = 0.0
         """What the line that was served last had been charged by then."""
+        self._closed = False
         self._present: SimpleQueue[None] = SimpleQueue()  # its C is faster than a semaphore
 
     def put(self, line: str, job: T) -> None:
@@ -35,10 +36,16 @@ class Lines(Generic[T]):
             self._waiting[line].append(job)
         self._present.put(None)
 
-    def take(self) -> tuple[str, T]:
-        """Wait for a job; returns it with the name of its line, which is to be charged."""
+    def take(self) -> tuple[str, T] | None:
+        """Wait for a job; returns it with the name of its line, which is to be charged.
+
+        None where the lines are closed.
+        """
         self._present.get()
         with self._lock:
+            if self._closed:
+                self._present.put(None)  # for the next thread
+                return None
             line = min(self._waiting, key=self._charged.__getitem__)
             self._served = self._charged[line]
             jobs = self._waiting[line]
@@ -51,3 +58,12 @@ class Lines(Generic[T]):
         """Note what a job of the line took."""
         with self._lock:
             self._charged[line] += seconds
+
+    def close(self) -> list[T]:
+        """From now on there is nothing to take; returns the jobs that waited."""
+        with self._lock:
+            self._closed = True
+            rest = [job for jobs in self._waiting.values() for job in jobs]
+            self._waiting.clear()
+        self._present.put(None)
+        return rest

@@ -13,6 +13,7 @@ from threading import Thread
 from time import thread_time
 from typing import Any, TypeVar
 
+from service.errors import NotServing
 from service.lines import Lines
 
 T = TypeVar("T")
@@ -25,7 +26,8 @@ class Worker:
 
     def __init__(self, name: str, *, threads: int = 1) -> None:
         self._loop = asyncio.get_running_loop()
-        self._jobs: Lines[Job | None] = Lines()
+        self._jobs: Lines[Job] = Lines()
+        self._closed = False
         self._threads = [
             Thread(target=self._work, name=f"{name}-{number}", daemon=True)
             for number in range(threads)
@@ -36,23 +38,25 @@ class Worker:
     def run(self, function: Callable[..., T], *arguments: Any, line: str = "") -> asyncio.Future[T]:
         """Call the function in a thread: in order within a line, the lines in turn.
 
-        Cancelling the future does not stop one that has begun.
+        Cancelling the future does not stop one that has begun. It ends with NotServing where the
+        worker is closed first.
         """
         result: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(line, (result, function, arguments))
+        if self._closed:
+            result.set_exception(NotServing("the service is stopping"))
+        else:
+            self._jobs.put(line, (result, function, arguments))
         return result
 
     def close(self) -> None:
-        """Let the threads end, each after what it has begun and what waits in the line ""."""
-        for _ in self._threads:
-            self._jobs.put("", None)
+        """Let the threads end, each after what it has begun; what waits never runs."""
+        self._closed = True
+        for result, _, _ in self._jobs.close():
+            _settle(result, None, NotServing("the service is stopping"))
 
     def _work(self) -> None:
-        while True:
-            line, job = self._jobs.take()
-            if job is None:
-                return
-            result, function, arguments = job
+        while taken := self._jobs.take():
+            line, (result, function, arguments) = taken
             value, error = None, None
             begin = thread_time()
             try:
@@ -62,7 +66,8 @@ class Worker:
             self._jobs.charge(line, thread_time() - begin)
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 self._loop.call_soon_threadsafe(_settle, result, value, error)
-            del job, result, arguments, value, error  # what they hold is large; the next may be far
+            # What they hold is large, and the next may be far.
+            del taken, result, arguments, value, error
 
 
 def _settle(result: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

@@ -9,17 +9,24 @@ def served(lines: Lines[int], jobs: int, seconds: dict[str, float]) -> str:
     """The lines of the next jobs, each of which takes what its line's jobs take."""
     order = ""
     for _ in range(jobs):
-        line, _ = lines.take()
+        line, _ = taken(lines)
         lines.charge(line, seconds[line])
         order += line
     return order
+
+
+def taken(lines: Lines[int]) -> tuple[str, int]:
+    """The next job and its line."""
+    job = lines.take()
+    assert job is not None
+    return job
 
 
 def test_one_line_is_in_order() -> None:
     lines: Lines[int] = Lines()
     for job in range(5):
         lines.put("a", job)
-    assert [lines.take()[1] for _ in range(5)] == list(range(5))
+    assert [taken(lines)[1] for _ in range(5)] == list(range(5))
 
 
 def test_a_flood_does_not_go_before_another_line() -> None:
@@ -52,3 +59,11 @@ def test_who_comes_back_has_saved_nothing_up() -> None:
     for job in range(50):
         lines.put("b", job)
     assert served(lines, 10, seconds).count("b") == 5
+
+
+def test_closed_lines_end_everyone_who_takes_and_return_what_waits() -> None:
+    lines: Lines[int] = Lines()
+    for job in range(3):
+        lines.put("ab"[job % 2], job)
+    assert sorted(lines.close()) == [0, 1, 2]
+    assert [lines.take(), lines.take()] == [None, None]

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from service.errors import NotServing
 from service.worker import Worker
 
 
@@ -51,3 +52,25 @@ def test_threads_work_at_the_same_time() -> None:
         worker.close()
 
     asyncio.run(work())
+
+
+def test_what_waits_when_it_is_closed_is_told_so() -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        entered.set()
+        return gate.wait(20)
+
+    async def work() -> None:
+        worker = Worker("here")
+        begun = worker.run(hold, line="a")
+        entered.wait(20)
+        waiting = [worker.run(abs, -2, line=line) for line in ("", "a", "b")]
+        worker.close()
+        late = worker.run(abs, -3)
+        gate.set()
+        assert await begun
+        outcomes = await asyncio.gather(*waiting, late, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [NotServing] * 4
+
+    asyncio.run(asyncio.wait_for(work(), 20))
