@@ -1,9 +1,9 @@
 """Dynamic batching of anything: it knows neither images nor networks.
 
 An `Item` waits in the `Queue` of its `Batcher`. A batch closes when a worker is free and it is
-full, or its oldest item has waited `max_delay` and no other is on its way; what joins it is decided
-at that moment, so load itself makes batches larger. Whoever has left by then costs no compute. Each
-item is resolved on its own.
+full, or its oldest item has waited `max_delay` and no other is on its way, or an item would
+otherwise miss its deadline; what joins it is decided at that moment, so load itself makes batches
+larger. Whoever has left by then costs no compute. Each item is resolved on its own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ COMPANY_SECONDS = 0.002
 """How long an item waits at most for others that are on their way."""
 TURNS = 3
 """Turns of the event loop in which a call that has reached it becomes an item."""
+FORGETTING = 0.9
+"""By how much less each batch remembers of how long earlier ones took."""
 
 Run = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
 
@@ -67,23 +69,29 @@ class Queue(Generic[T, R]):
         self.size += item.size
 
     def leave(self, item: Item[T, R]) -> None:
-        """Take note that the caller of a waiting item is gone."""
+        """Take out an item whose caller is gone."""
         self.size -= item.size
+        with suppress(ValueError):  # `oldest` came upon it first
+            self._items.remove(item)
 
     def oldest(self) -> Item[T, R] | None:
         """The item that has waited longest and is still wanted."""
         while self._items:
             item = self._items[0]
-            if item.result.done():  # it left: `leave` has counted it
+            if item.result.done():  # it is about to `leave`
                 self._items.popleft()
             elif self._clock() >= item.deadline:
                 self._items.popleft()
-                self.leave(item)
+                self.size -= item.size
                 item.closed = self._clock()
                 item.result.set_exception(DeadlineExceeded("the deadline passed in the queue"))
             else:
                 return item
         return None
+
+    def tightest(self) -> float:
+        """The least sum of when an item came and when it must be answered; infinity for none."""
+        return min((item.enqueued + item.deadline for item in self._items), default=math.inf)
 
     def take(self, most: int) -> Batch[T, R]:
         """Remove the next items, as many as fit into a batch of `most`, the departed left out."""
@@ -122,7 +130,12 @@ class Batcher(Generic[T, R]):
         self._on_batch = on_batch
         self._clock = clock
         self._queue: Queue[T, R] = Queue(clock)
+        self._took = 0.0
+        """How long batches take: the longest of late, in seconds."""
         self._wanted = 1
+        """The size of the queue for which a worker waits."""
+        self._tight = -math.inf
+        """What `Queue.tightest` must fall below for it to wait no longer."""
         self._arrived = asyncio.Event()
         self._closed = False
         self._workers = [asyncio.create_task(self._work()) for _ in range(concurrency)]
@@ -146,7 +159,7 @@ class Batcher(Generic[T, R]):
         result = asyncio.get_running_loop().create_future()
         item: Item[T, R] = Item(payload, size, deadline, result, enqueued=self._clock())
         self._queue.put(item)
-        if self._queue.size >= self._wanted:
+        if self._queue.size >= self._wanted or item.enqueued + deadline < self._tight:
             self._arrived.set()
         try:
             await item.result
@@ -192,8 +205,7 @@ class Batcher(Generic[T, R]):
                 continue
             waited = self._clock() - oldest.enqueued
             if self._queue.size < self._max_batch_size:
-                if waited < self._max_delay:
-                    await self._arrival(self._max_batch_size, self._max_delay - waited)
+                if waited < self._max_delay and await self._delay(self._max_delay - waited):
                     continue
                 if waited < COMPANY_SECONDS and await self._company(COMPANY_SECONDS - waited):
                     continue
@@ -204,6 +216,16 @@ class Batcher(Generic[T, R]):
             item.closed = now
         self._on_batch(batch.size)
         return batch
+
+    async def _delay(self, patience: float) -> bool:
+        """Wait for a full batch, unless an item has no time for that; returns whether it did."""
+        # Half of the time that an item can spare; the other half is for what nobody foresees.
+        now = self._clock()
+        due = min(now + patience, (self._queue.tightest() - self._took) / 2)
+        if due <= now:
+            return False
+        await self._arrival(self._max_batch_size, due - now, tight=2 * due + self._took)
+        return True
 
     async def _company(self, patience: float) -> bool:
         """Wait for items that are on their way; returns whether there are or were any."""
@@ -217,9 +239,14 @@ class Batcher(Generic[T, R]):
                 return True
         return False
 
-    async def _arrival(self, wanted: int, patience: float | None) -> None:
-        """Wait until items of the size `wanted` are there, at most `patience` seconds."""
-        self._wanted = wanted
+    async def _arrival(
+        self, wanted: int, patience: float | None, *, tight: float = -math.inf
+    ) -> None:
+        """Wait until items of the size `wanted` are there, or one that is as `tight`.
+
+        At most `patience` seconds.
+        """
+        self._wanted, self._tight = wanted, tight
         self._arrived.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
@@ -229,6 +256,7 @@ class Batcher(Generic[T, R]):
     def _resolve(self, batch: Batch[T, R], results: Sequence[R | Exception]) -> None:
         """Give each item its own result; one that has left must not disturb the others."""
         now = self._clock()
+        self._took = max(now - batch.items[0].closed, FORGETTING * self._took)
         for item, result in zip(batch.items, results, strict=True):
             item.finished = now
             if item.result.done():

@@ -120,7 +120,8 @@ class Settings(BaseSettings):
     )
     max_delay_ms: MaxDelay = Field(
         0.0,
-        description="How long the oldest image may wait for a batch to fill, in milliseconds. "
+        description="How long the oldest image may wait for a batch to fill, in milliseconds; less "
+        "where a deadline is near. "
         "0: a batch is whatever waits when the device is free.",
     )
     max_queue_size: Positive = Field(

@@ -140,6 +140,35 @@ async def test_the_wait_is_measured_from_the_oldest_arrival() -> None:
 
 
 @scenario
+async def test_a_deadline_ends_the_wait_of_the_whole_batch_in_time() -> None:
+    network, now = Network(), [0.0]
+    batcher = Batcher(network, max_batch_size=4, max_delay=3600, clock=lambda: now[0])
+    first = asyncio.create_task(batcher.submit(1))
+    await settle()
+    urgent = asyncio.create_task(batcher.submit(2, deadline=0.1))
+    await settle()
+    assert not network.batches  # there is time to wait for others, to a certain extent
+    now[0] = 0.06
+    await asyncio.gather(first, urgent)
+    assert network.batches == [[1, 2]]
+    await batcher.close()
+
+
+@scenario
+async def test_a_deadline_leaves_the_time_that_batches_take() -> None:
+    network, now = Network(gated=True), [0.0]
+    batcher = Batcher(network, max_batch_size=2, max_delay=3600, clock=lambda: now[0])
+    full = [asyncio.create_task(batcher.submit(value)) for value in (1, 2)]
+    await network.entered.wait()
+    now[0] = 8.0
+    release(network)
+    await asyncio.gather(*full)
+    await batcher.submit(3, deadline=16.0)
+    assert network.batches == [[1, 2], [3]]
+    await batcher.close()
+
+
+@scenario
 async def test_a_batch_waits_for_those_on_their_way() -> None:
     network, expected = Network(), 1
     batcher = Batcher(

@@ -17,6 +17,7 @@ from service.oip import grpc_service_pb2_grpc as rpc
 from service.oip.inputs import STEP
 from tests.bundles import expected, make_bundle, solid
 from tests.servers import PATIENCE, Running, running_server
+from tests.service.busy import busy_server
 from tests.service.inference import (
     files_request,
     inference_stub,
@@ -161,24 +162,25 @@ def test_a_full_queue_refuses_with_a_pushback(models: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
-def test_the_timeout_of_a_request_bounds_its_wait(models: Path, kind: str) -> None:
+def test_the_timeout_of_a_request_bounds_its_wait(tmp_path: Path, kind: str) -> None:
     timeout = {"timeout": pb.InferParameter(**{kind: 200_000})}
-    with running_server(models, **FOREVER) as server, inference_stub(server) as inference:
+    with busy_server(tmp_path) as server, inference_stub(server) as inference:
         code, text = refused(inference.ModelInfer, files_request(RED, parameters=timeout))
         assert (code, text) == (
             "DEADLINE_EXCEEDED", "the request's timeout of 200,000 microseconds has passed",
         )  # fmt: skip
         server.wait_for_metric(0, "convoy_queue_depth")
         assert server.metric("convoy_dropped_total", reason="deadline") == 1
-        assert server.metric("convoy_batch_size_count") == 0
+        assert server.metric("convoy_batch_size_count") == 1
 
 
-def test_the_deadline_of_the_call_bounds_a_longer_timeout(models: Path) -> None:
+def test_the_deadline_of_the_call_bounds_a_longer_timeout(tmp_path: Path) -> None:
     timeout = {"timeout": pb.InferParameter(int64_param=2**62)}
-    with running_server(models, **FOREVER) as server, inference_stub(server) as inference:
+    with busy_server(tmp_path) as server, inference_stub(server) as inference:
         with pytest.raises(grpc.RpcError) as failure:
             inference.ModelInfer(files_request(RED, parameters=timeout), timeout=0.2)
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        server.wait_for_metric(1, "convoy_dropped_total", reason="deadline")
 
 
 @pytest.mark.parametrize("flaw", ["nan-on-black"])

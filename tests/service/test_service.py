@@ -25,12 +25,14 @@ from convoy.v1 import image_classifier_pb2_grpc as rpc
 from service.fronts.grpcio import LEAST_PING_MS
 from tests.bundles import solid
 from tests.servers import PATIENCE, Running, running_server, server_process
+from tests.service.busy import busy_server
 
 pytestmark = pytest.mark.usefixtures("front")
 
 RED = pb.Image(encoded=solid("red"))
 ONE = pb.ClassifyRequest(images=[RED])
-# Nothing runs before this has passed: requests stay in the queue for as long as a test needs.
+# Without a near deadline nothing runs before this has passed: requests stay in the queue for as
+# long as a test needs.
 FOREVER = {"max_delay_ms": 10_000, "max_batch_size": 32}
 
 
@@ -69,15 +71,20 @@ def test_a_request_that_can_never_fit_is_not_told_to_come_back(models: Path) -> 
         assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_deadline_that_passes_in_the_queue_costs_no_compute(models: Path) -> None:
-    with running_server(models, **FOREVER) as server, server.stub() as stub:
+def test_a_deadline_that_passes_in_the_queue_costs_no_compute(tmp_path: Path) -> None:
+    with busy_server(tmp_path) as server, server.stub() as stub:
         with pytest.raises(grpc.RpcError) as failure:
             stub.Classify(ONE, timeout=0.2)
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        server.wait_for_metric(0, "convoy_requests_in_flight")
+        server.wait_for_metric(1, "convoy_requests_in_flight")
         server.wait_for_metric(0, "convoy_queue_depth")
         assert server.metric("convoy_dropped_total", model="tiny", reason="deadline") == 1
-        assert server.metric("convoy_batch_size_count") == 0
+        assert server.metric("convoy_batch_size_count") == 1
+
+
+def test_a_batch_does_not_wait_past_a_deadline(models: Path) -> None:
+    with running_server(models, **FOREVER) as server, server.stub() as stub:
+        assert stub.Classify(ONE, timeout=1).model == "tiny"
 
 
 def test_a_caller_that_leaves_is_taken_out_of_the_queue(models: Path) -> None:
