@@ -41,25 +41,30 @@ class Decoder:
         out: NDArray[np.uint8],
         *,
         line: str,
+        level: int = 1,
         field: str = "images",
     ) -> None:
         """Decode pairs of row and bytes into `out` [N, H, W, C]; `field` is what errors name.
 
-        The threads divide their time between the lines that wait. Where this is cancelled or an
-        image is bad, they begin no other image of it.
+        The threads divide their time between the lines that wait; in a line, level 1 goes first.
+        Where this is cancelled or an image is bad, they begin no other image of it.
 
         Raises: InvalidRequest naming the image.
         """
         wanted = Event()
         wanted.set()
+        arguments = (spec, self._limits, out, wanted, field)
         results = [
-            self._worker.run(_decode_into, share, spec, self._limits, out, wanted, field, line=line)
+            self._worker.run(_decode_into, share, *arguments, line=line, level=level)
             for share in _shares(images)
         ]
         try:
             await asyncio.gather(*results)
-        finally:
+        except BaseException:
             wanted.clear()
+            # Behind a flood of a higher level they would keep their bytes for as long as it lasts.
+            self._worker.withdraw(results, line=line)
+            raise
 
     def run(self, function: Callable[..., T], *arguments: Any, line: str) -> asyncio.Future[T]:
         """Call a function in one of the threads, in its turn of the line."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
 from queue import SimpleQueue
 from threading import Lock
 from typing import Generic, TypeVar
@@ -11,7 +13,10 @@ T = TypeVar("T")
 
 
 class Lines(Generic[T]):
-    """Jobs in lines by name, each in its order; for any number of threads.
+    """Jobs in lines by name; for any number of threads.
+
+    Within a line those of a higher level go first, 1 being the highest, and those of one level in
+    their order.
 
     Start-time fair queueing: a line is charged what its jobs took, and while others wait it gets no
     more than they do. One that comes back after a pause begins with those that are there: it has
@@ -20,20 +25,22 @@ class Lines(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._waiting: dict[str, deque[T]] = {}
+        self._waiting: dict[str, list[tuple[int, int, T]]] = {}
+        """For each line a heap of level, number and job."""
+        self._numbers = count()
         self._charged: dict[str, float] = {}
         self._served = 0.0
         """What the line that was served last had been charged by then."""
         self._closed = False
         self._present: SimpleQueue[None] = SimpleQueue()  # its C is faster than a semaphore
 
-    def put(self, line: str, job: T) -> None:
-        """Append a job to a line."""
+    def put(self, line: str, job: T, level: int = 1) -> None:
+        """Add a job to a line."""
         with self._lock:
             if line not in self._waiting:
-                self._waiting[line] = deque()
+                self._waiting[line] = []
                 self._charged[line] = max(self._charged.get(line, 0.0), self._served)
-            self._waiting[line].append(job)
+            heappush(self._waiting[line], (level, next(self._numbers), job))
         self._present.put(None)
 
     def take(self) -> tuple[str, T] | None:
@@ -41,18 +48,22 @@ class Lines(Generic[T]):
 
         None where the lines are closed.
         """
-        self._present.get()
+        while True:
+            self._present.get()
+            with self._lock:
+                if self._closed:
+                    self._present.put(None)  # for the next thread
+                    return None
+                if self._waiting:  # else what was present has been discarded
+                    return self._next()
+
+    def discard(self, line: str, unwanted: Callable[[T], bool]) -> None:
+        """Remove jobs from a line."""
         with self._lock:
-            if self._closed:
-                self._present.put(None)  # for the next thread
-                return None
-            line = min(self._waiting, key=self._charged.__getitem__)
-            self._served = self._charged[line]
-            jobs = self._waiting[line]
-            job = jobs.popleft()
-            if not jobs:
-                del self._waiting[line]
-        return line, job
+            jobs = [one for one in self._waiting.pop(line, []) if not unwanted(one[2])]
+            if jobs:
+                heapify(jobs)
+                self._waiting[line] = jobs
 
     def charge(self, line: str, seconds: float) -> None:
         """Note what a job of the line took."""
@@ -63,7 +74,16 @@ class Lines(Generic[T]):
         """From now on there is nothing to take; returns the jobs that waited."""
         with self._lock:
             self._closed = True
-            rest = [job for jobs in self._waiting.values() for job in jobs]
+            rest = [job for jobs in self._waiting.values() for _, _, job in jobs]
             self._waiting.clear()
         self._present.put(None)
         return rest
+
+    def _next(self) -> tuple[str, T]:
+        line = min(self._waiting, key=self._charged.__getitem__)
+        self._served = self._charged[line]
+        jobs = self._waiting[line]
+        _, _, job = heappop(jobs)
+        if not jobs:
+            del self._waiting[line]
+        return line, job

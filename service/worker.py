@@ -7,7 +7,7 @@ of the cost of a small batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Thread
 from time import thread_time
@@ -35,8 +35,10 @@ class Worker:
         for thread in self._threads:
             thread.start()
 
-    def run(self, function: Callable[..., T], *arguments: Any, line: str = "") -> asyncio.Future[T]:
-        """Call the function in a thread: in order within a line, the lines in turn.
+    def run(
+        self, function: Callable[..., T], *arguments: Any, line: str = "", level: int = 1
+    ) -> asyncio.Future[T]:
+        """Call the function in a thread: by level and in order within a line, the lines in turn.
 
         Cancelling the future does not stop one that has begun. It ends with NotServing where the
         worker is closed first.
@@ -45,8 +47,15 @@ class Worker:
         if self._closed:
             result.set_exception(NotServing("the service is stopping"))
         else:
-            self._jobs.put(line, (result, function, arguments))
+            self._jobs.put(line, (result, function, arguments), level)
         return result
+
+    def withdraw(self, calls: Sequence[asyncio.Future[Any]], *, line: str = "") -> None:
+        """Cancel calls of a line, and let go of those that have not begun."""
+        for call in calls:
+            call.cancel()
+        if any(call.cancelled() for call in calls):
+            self._jobs.discard(line, lambda job: job[0].cancelled())
 
     def close(self) -> None:
         """Let the threads end, each after what it has begun; what waits never runs."""

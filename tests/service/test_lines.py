@@ -67,3 +67,30 @@ def test_closed_lines_end_everyone_who_takes_and_return_what_waits() -> None:
         lines.put("ab"[job % 2], job)
     assert sorted(lines.close()) == [0, 1, 2]
     assert [lines.take(), lines.take()] == [None, None]
+
+
+def test_a_higher_level_goes_first_within_its_line() -> None:
+    lines: Lines[int] = Lines()
+    for job, level in enumerate((2, 3, 1, 2, 1)):
+        lines.put("a", job, level)
+    assert [taken(lines)[1] for _ in range(5)] == [2, 4, 0, 3, 1]
+
+
+def test_a_higher_level_of_one_line_takes_nothing_from_another() -> None:
+    lines: Lines[int] = Lines()
+    for job in range(10):
+        lines.put("a", job, 1)
+        lines.put("b", job, 2)
+    assert served(lines, 10, {"a": 1.0, "b": 1.0}).count("b") == 5
+
+
+def test_what_is_discarded_is_not_taken() -> None:
+    lines: Lines[int] = Lines()
+    for job in range(6):
+        lines.put("a", job, level=1 + job % 2)
+    lines.discard("a", lambda job: job < 4)
+    lines.discard("a", lambda job: job == 5)
+    lines.discard("a", lambda job: job == 4)
+    lines.discard("b", lambda job: True)
+    lines.put("b", 7)
+    assert taken(lines) == ("b", 7)

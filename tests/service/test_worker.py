@@ -54,6 +54,29 @@ def test_threads_work_at_the_same_time() -> None:
     asyncio.run(work())
 
 
+def test_calls_that_are_withdrawn_never_begin() -> None:
+    entered, gate, begun = threading.Event(), threading.Event(), []
+
+    def hold() -> bool:
+        entered.set()
+        return gate.wait(20)
+
+    async def work() -> None:
+        worker = Worker("here")
+        first = worker.run(hold, line="a")
+        entered.wait(20)
+        withdrawn = [worker.run(begun.append, number, line="a") for number in range(3)]
+        last = worker.run(begun.append, 3, line="a", level=2)
+        worker.withdraw(withdrawn, line="a")
+        gate.set()
+        await asyncio.gather(first, last)
+        assert all(call.cancelled() for call in withdrawn)
+        assert begun == [3]
+        worker.close()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
 def test_what_waits_when_it_is_closed_is_told_so() -> None:
     entered, gate = threading.Event(), threading.Event()
 
