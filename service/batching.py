@@ -4,6 +4,9 @@ An `Item` waits in the `Queue` of its `Batcher`. A batch closes when a worker is
 full, or its oldest item has waited `max_delay` and no other is on its way, or an item would
 otherwise miss its deadline; what joins it is decided at that moment, so load itself makes batches
 larger. Whoever has left by then costs no compute. Each item is resolved on its own.
+
+Items have a level, 1 being the highest. A batch is filled from the highest first, so a lower one
+runs only with what the higher ones leave, and waits for as long as they leave nothing.
 """
 
 from __future__ import annotations
@@ -56,52 +59,65 @@ class Batch(Generic[T, R]):
 
 
 class Queue(Generic[T, R]):
-    """Items in order of arrival; `size` counts those that have not left."""
+    """Items by level, in each by arrival; `size` counts those that have not left."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._items: deque[Item[T, R]] = deque()
+    def __init__(self, clock: Callable[[], float], levels: int) -> None:
+        self._levels: list[deque[Item[T, R]]] = [deque() for _ in range(levels)]
         self._clock = clock
         self.size = 0
 
-    def put(self, item: Item[T, R]) -> None:
-        """Append an item."""
-        self._items.append(item)
+    def put(self, item: Item[T, R], level: int) -> None:
+        """Append an item to its level."""
+        self._levels[level - 1].append(item)
         self.size += item.size
 
-    def leave(self, item: Item[T, R]) -> None:
+    def leave(self, item: Item[T, R], level: int) -> None:
         """Take out an item whose caller is gone."""
         self.size -= item.size
-        with suppress(ValueError):  # `oldest` came upon it first
-            self._items.remove(item)
+        with suppress(ValueError):  # `_first` came upon it before
+            self._levels[level - 1].remove(item)
 
     def oldest(self) -> Item[T, R] | None:
         """The item that has waited longest and is still wanted."""
-        while self._items:
-            item = self._items[0]
+        oldest = None
+        for items in self._levels:
+            first = self._first(items)
+            if first and (oldest is None or first.enqueued < oldest.enqueued):
+                oldest = first
+        return oldest
+
+    def tightest(self) -> float:
+        """The least sum of when an item came and when it must be answered; infinity for none."""
+        sums = (item.enqueued + item.deadline for items in self._levels for item in items)
+        return min(sums, default=math.inf)
+
+    def take(self, most: int) -> Batch[T, R]:
+        """Remove the next items, as many as fit into a batch of `most`, the departed left out."""
+        batch: Batch[T, R] = Batch([], 0)
+        for items in self._levels:
+            while item := self._first(items):
+                if batch.size + item.size > most:
+                    return batch
+                items.popleft()
+                self.size -= item.size
+                batch.items.append(item)
+                batch.size += item.size
+        return batch
+
+    def _first(self, items: deque[Item[T, R]]) -> Item[T, R] | None:
+        """The first item of a level that is still wanted; those before it are dropped."""
+        while items:
+            item = items[0]
             if item.result.done():  # it is about to `leave`
-                self._items.popleft()
+                items.popleft()
             elif self._clock() >= item.deadline:
-                self._items.popleft()
+                items.popleft()
                 self.size -= item.size
                 item.closed = self._clock()
                 item.result.set_exception(DeadlineExceeded("the deadline passed in the queue"))
             else:
                 return item
         return None
-
-    def tightest(self) -> float:
-        """The least sum of when an item came and when it must be answered; infinity for none."""
-        return min((item.enqueued + item.deadline for item in self._items), default=math.inf)
-
-    def take(self, most: int) -> Batch[T, R]:
-        """Remove the next items, as many as fit into a batch of `most`, the departed left out."""
-        batch: Batch[T, R] = Batch([], 0)
-        while (item := self.oldest()) and batch.size + item.size <= most:
-            self._items.popleft()
-            self.size -= item.size
-            batch.items.append(item)
-            batch.size += item.size
-        return batch
 
 
 class Batcher(Generic[T, R]):
@@ -118,6 +134,7 @@ class Batcher(Generic[T, R]):
         *,
         max_batch_size: int,
         max_delay: float,
+        levels: int = 1,
         concurrency: int = 1,
         expected: Callable[[], int] = lambda: 0,
         on_batch: Callable[[int], None] = lambda size: None,
@@ -129,7 +146,7 @@ class Batcher(Generic[T, R]):
         self._expected = expected
         self._on_batch = on_batch
         self._clock = clock
-        self._queue: Queue[T, R] = Queue(clock)
+        self._queue: Queue[T, R] = Queue(clock, levels)
         self._took = 0.0
         """How long batches take: the longest of late, in seconds."""
         self._wanted = 1
@@ -145,7 +162,9 @@ class Batcher(Generic[T, R]):
         """Sum of the sizes of the items that wait."""
         return self._queue.size
 
-    async def submit(self, payload: T, *, size: int = 1, deadline: float = math.inf) -> Item[T, R]:
+    async def submit(
+        self, payload: T, *, size: int = 1, deadline: float = math.inf, level: int = 1
+    ) -> Item[T, R]:
         """Wait until the payload has run; the item holds its result and its times.
 
         Cancelling this call takes the payload out of the queue.
@@ -158,14 +177,14 @@ class Batcher(Generic[T, R]):
             raise ValueError(f"size {size} does not fit a batch of {self._max_batch_size}")
         result = asyncio.get_running_loop().create_future()
         item: Item[T, R] = Item(payload, size, deadline, result, enqueued=self._clock())
-        self._queue.put(item)
+        self._queue.put(item, level)
         if self._queue.size >= self._wanted or item.enqueued + deadline < self._tight:
             self._arrived.set()
         try:
             await item.result
         except asyncio.CancelledError:
             if not item.closed:
-                self._queue.leave(item)
+                self._queue.leave(item, level)
             raise
         return item
 

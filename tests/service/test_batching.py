@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
 from typing import Any
@@ -165,6 +167,70 @@ async def test_a_deadline_leaves_the_time_that_batches_take() -> None:
     await asyncio.gather(*full)
     await batcher.submit(3, deadline=16.0)
     assert network.batches == [[1, 2], [3]]
+    await batcher.close()
+
+
+@scenario
+async def test_a_batch_takes_higher_levels_first_and_each_in_its_order() -> None:
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=4, max_delay=0, levels=3)
+    first = await busy(network, batcher)
+    rest = [
+        asyncio.create_task(batcher.submit(value, level=level))
+        for value, level in ((31, 3), (21, 2), (11, 1), (32, 3), (12, 1), (22, 2))
+    ]
+    await settle()
+    release(network)
+    await asyncio.gather(first, *rest)
+    assert network.batches == [[0], [11, 12, 21, 22], [31, 32]]
+    await batcher.close()
+
+
+@scenario
+async def test_what_a_higher_level_leaves_no_room_for_is_not_overtaken() -> None:
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=4, max_delay=0, levels=2)
+    first = await busy(network, batcher)
+    rest = [
+        asyncio.create_task(batcher.submit(value, size=size, level=level))
+        for value, size, level in ((20, 1, 2), (10, 3, 1), (11, 2, 1))
+    ]
+    await settle()
+    release(network)
+    await asyncio.gather(first, *rest)
+    assert network.batches == [[0], [10], [11, 20]]
+    await batcher.close()
+
+
+@scenario
+async def test_the_wait_of_a_lower_level_counts_too() -> None:
+    network, now = Network(), [0.0]
+    batcher = Batcher(network, max_batch_size=4, max_delay=0.05, levels=2, clock=lambda: now[0])
+    low = asyncio.create_task(batcher.submit(2, level=2))
+    await settle()
+    now[0] = 0.05
+    await asyncio.gather(low, batcher.submit(1))
+    assert network.batches == [[1, 2]]
+    await batcher.close()
+
+
+@scenario
+async def test_who_leaves_a_level_whose_turn_does_not_come_is_forgotten() -> None:
+    network = Network(gated=True)
+    batcher: Batcher[Any, Any] = Batcher(network, max_batch_size=1, max_delay=0, levels=2)
+    first = await busy(network, batcher)
+    high = asyncio.create_task(batcher.submit(1))
+    payload = Network()  # anything that a weak reference can point to
+    forgotten = weakref.ref(payload)
+    low = asyncio.create_task(batcher.submit(payload, level=2))
+    await settle()
+    low.cancel()
+    await asyncio.wait([low])
+    del payload, low
+    gc.collect()
+    assert forgotten() is None
+    release(network)
+    await asyncio.gather(first, high)
     await batcher.close()
 
 
