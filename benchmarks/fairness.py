@@ -63,9 +63,9 @@ async def measure(
         await closed_loop(warm, min(1.0, seconds), 1)
         await open_loop(alone, rate, seconds)
         with flood(server, flooded):
-            before = images_of(server, flooded.network)
+            before = server.images_of(flooded.network)
             took = await open_loop(beside, rate, seconds)
-            images = images_of(server, flooded.network) - before
+            images = server.images_of(flooded.network) - before
     good = [one.latencies["OK"] for one in (alone, beside)]
     sent = [sum(map(len, one.latencies.values())) for one in (alone, beside)]
     times = (quantile(one, share) * 1e3 for one in good for share in (0.5, 0.99))
@@ -84,12 +84,6 @@ def flood(server: Server, load: Workload) -> Iterator[None]:
         command.append(f"http://{server.grpc_address}{METHOD}Classify")
         with started(command, stdout=subprocess.DEVNULL):
             yield
-
-
-def images_of(server: Server, model: str) -> float:
-    """Images of a model answered so far."""
-    name = f'convoy_images_total{{model="{model}"'
-    return sum(value for key, value in server.metrics().items() if key.startswith(name))
 
 
 def report(rounds: list[Round]) -> str:

@@ -65,10 +65,12 @@ class Server:
 
     def answered(self) -> int | None:
         """Images answered so far, as the server counts them; None where it does not count."""
-        if self.http_address is None:
-            return None
-        samples = self.metrics().items()
-        return int(sum(value for name, value in samples if name.startswith("convoy_images_total{")))
+        return None if self.http_address is None else self.images_of()
+
+    def images_of(self, model: str | None = None) -> int:
+        """Images answered so far with a model, or with all, as /metrics tells."""
+        wanted = "convoy_images_total{" + (f'model="{model}"' if model else "")
+        return int(sum(value for key, value in self.metrics().items() if key.startswith(wanted)))
 
 
 def _kibibytes(text: str, field: str) -> int:
