@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -17,10 +17,22 @@ MARGIN = 1.25
 
 
 @dataclass(slots=True)
+class Level:
+    """What requests of one priority hold, and may hold."""
+
+    name: str
+    max_images: int
+    max_bytes: int
+    images: int = 0
+    size: int = 0
+
+
+@dataclass(slots=True)
 class Room:
     """What one request holds of the queue."""
 
     admission: Admission
+    level: Level
     images: int
     size: int
 
@@ -34,6 +46,10 @@ class Room:
 class Admission:
     """Room for images and bytes, and the pace at which the images in it are answered.
 
+    Each level has room of its own, which no other takes: in all there may be the sum of
+    `max_images`, and `max_bytes` for each. Level 1 goes first; a request waits for those of its own
+    level and of higher ones.
+
     The pace is measured, and believed, only while at least `saturated` images are there: then it is
     what the whole path (decoding, waiting, computing) can do with what it is being sent.
     """
@@ -41,59 +57,72 @@ class Admission:
     def __init__(
         self,
         *,
-        max_images: int,
+        max_images: Sequence[int],
         max_bytes: int,
         saturated: int,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._max_images = max_images
-        self._max_bytes = max_bytes
+        several = len(max_images) > 1
+        self._levels = [
+            Level(f"the queue of priority {level}" if several else "the queue", most, max_bytes)
+            for level, most in enumerate(max_images, 1)
+        ]
         self._saturated = saturated
         self._clock = clock
         self._images = 0
-        self._bytes = 0
         self._seconds_per_image = 0.0
         self._window_start = 0.0
         self._window_images = 0
 
-    def admit(self, images: int, size: int, *, deadline: float) -> Room:
+    def admit(self, images: int, size: int, *, deadline: float, level: int = 1) -> Room:
         """Take room for `images` images and `size` bytes; a `with` block gives it back at its end.
 
         Raises: InvalidRequest where the room is too small even when empty; QueueFull and
         QueueTooLong at once: better now than after a wait in vain.
         """
-        self._check(images, size, deadline)
+        own = self._levels[level - 1]
+        self._check(own, images, size, deadline)
+        own.images += images
+        own.size += size
         before, self._images = self._images, self._images + images
-        self._bytes += size
         if before < self._saturated <= self._images:
             self._seconds_per_image = 0.0
             self._window_start, self._window_images = self._clock(), 0
-        return Room(self, images, size)
+        return Room(self, own, images, size)
 
     def leave(self, room: Room) -> None:
         """Give the room back."""
+        room.level.images -= room.images
+        room.level.size -= room.size
         self._images -= room.images
-        self._bytes -= room.size
         if self._images >= self._saturated:
             self._measure(room.images)
 
-    def _check(self, images: int, size: int, deadline: float) -> None:
-        if images > self._max_images or size > self._max_bytes:
+    def _check(self, own: Level, images: int, size: int, deadline: float) -> None:
+        if images > own.max_images or size > own.max_bytes:
             raise InvalidRequest(
                 f"images: {images} of {size:,} bytes in all, decoded ones included; "
-                f"the queue holds {self._max_images} and {self._max_bytes:,}: send fewer at once"
+                f"{own.name} holds {own.max_images} and {own.max_bytes:,}: send fewer at once"
             )
-        saturated = self._images >= self._saturated
-        wait = self._images * self._seconds_per_image if saturated else 0.0
+        wait = self._wait(own) if self._images >= self._saturated else 0.0
         retry_after = max(wait / 2, LEAST_RETRY_SECONDS)
-        if self._images + images > self._max_images or self._bytes + size > self._max_bytes:
-            raise QueueFull("the queue is full", retry_after=retry_after)
+        if own.images + images > own.max_images or own.size + size > own.max_bytes:
+            raise QueueFull(f"{own.name} is full", retry_after=retry_after)
         batch = self._saturated * self._seconds_per_image
         if wait > 0.0 and self._clock() + MARGIN * (wait + batch) > deadline:
             raise QueueTooLong(
-                f"the queue is {wait:.3f} s long, more than is left of the deadline",
+                f"{own.name} is {wait:.3f} s long, more than is left of the deadline",
                 retry_after=retry_after,
             )
+
+    def _wait(self, own: Level) -> float:
+        """Seconds until what goes before a new request of this level is answered."""
+        ahead = 0
+        for level in self._levels:
+            ahead += level.images
+            if level is own:
+                break
+        return ahead * self._seconds_per_image
 
     def _measure(self, images: int) -> None:
         self._window_images += images

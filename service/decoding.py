@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from threading import Event
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ SHARE = 4
 SHARE_BYTES = 2**18
 
 Encoded = tuple[int, bytes]
-T = TypeVar("T")
 
 
 class Decoder:
@@ -66,9 +64,13 @@ class Decoder:
             self._worker.withdraw(results, line=line)
             raise
 
-    def run(self, function: Callable[..., T], *arguments: Any, line: str) -> asyncio.Future[T]:
+    async def run(self, function: Callable[[], None], *, line: str, level: int = 1) -> None:
         """Call a function in one of the threads, in its turn of the line."""
-        return self._worker.run(function, *arguments, line=line)
+        call = self._worker.run(function, line=line, level=level)
+        try:
+            await call
+        finally:
+            self._worker.withdraw([call], line=line)
 
     def close(self) -> None:
         """Let the threads end."""

@@ -79,14 +79,17 @@ class ImageClassifier:
         count = len(request.images)
         self._pipeline.check(count, request.request_id)
         top_k = _top_k(request, model)
-        with self._pipeline.admitted(model, count, request.ByteSize(), deadline=deadline):
-            rows, decode_seconds = await self._rows(request.images, model)
-            items = await model.classify(rows, deadline=deadline)
+        size, level = request.ByteSize(), model.level(request.priority)
+        with self._pipeline.admitted(model, count, size, deadline=deadline, level=level):
+            rows, decode_seconds = await self._rows(request.images, model, level)
+            items = await model.classify(rows, deadline=deadline, level=level)
             response = answer(request, model, items, top_k)
             write_times(response.timings, observe(model, items, decode_seconds))
             return response
 
-    async def _rows(self, images: Sequence[pb.Image], model: ServedModel) -> tuple[Rows, float]:
+    async def _rows(
+        self, images: Sequence[pb.Image], model: ServedModel, level: int
+    ) -> tuple[Rows, float]:
         """Pixels [N, H, W, C] of all images, and the seconds it took to decode them."""
         spec = model.spec
         encoded = []
@@ -106,7 +109,7 @@ class ImageClassifier:
         rows = empty_rows(model, len(images))
         for index, data in raw:
             rows[index] = np.frombuffer(data, np.uint8).reshape(spec.shape)
-        await self._pipeline.decode(model, encoded, rows, field="images")
+        await self._pipeline.decode(model, encoded, rows, level=level, field="images")
         return rows, monotonic() - start
 
     async def _outcome(

@@ -145,9 +145,11 @@ class Pipeline:
 
     @contextmanager
     def admitted(
-        self, model: ServedModel, count: int, size: int, *, deadline: float
+        self, model: ServedModel, count: int, size: int, *, deadline: float, level: int
     ) -> Iterator[None]:
         """Hold room for `count` images in a request of `size` bytes, until it is answered.
+
+        It is that of a level, as `model.level` gives it.
 
         Raises: DeadlineExceeded, InvalidRequest, QueueFull, QueueTooLong.
         """
@@ -155,7 +157,7 @@ class Pipeline:
         try:
             if monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline has passed")
-            with model.lease(), model.admission.admit(count, size, deadline=deadline):
+            with model.lease(), model.admission.admit(count, size, deadline=deadline, level=level):
                 try:
                     yield
                 except BaseException:
@@ -169,16 +171,22 @@ class Pipeline:
             raise
 
     async def decode(
-        self, model: ServedModel, images: Sequence[tuple[int, bytes]], rows: Rows, *, field: str
+        self,
+        model: ServedModel,
+        images: Sequence[tuple[int, bytes]],
+        rows: Rows,
+        *,
+        level: int,
+        field: str,
     ) -> None:
         """Decode pairs of row and bytes into `rows`. Raises: InvalidRequest naming the image."""
         with _expected(model, rows):
             await self._decoder.decode(
-                images, model.spec, rows, line=model.manifest.name, field=field
+                images, model.spec, rows, line=model.manifest.name, level=level, field=field
             )
 
     async def convert(
-        self, model: ServedModel, steps: Iterable[Callable[[], None]], rows: Rows
+        self, model: ServedModel, steps: Iterable[Callable[[], None]], rows: Rows, *, level: int
     ) -> None:
         """Fill `rows` by steps, each in the decoding threads as a photo would be.
 
@@ -186,7 +194,7 @@ class Pipeline:
         """
         with _expected(model, rows):
             for step in steps:
-                await self._decoder.run(step, line=model.manifest.name)
+                await self._decoder.run(step, line=model.manifest.name, level=level)
 
     async def stream(
         self,

@@ -75,7 +75,7 @@ class ServedModel:
         self._slots = slots
         self._free = list(slots)
         self.admission = Admission(
-            max_images=settings.max_queue_size,
+            max_images=settings.queue_sizes,
             max_bytes=settings.max_queue_bytes,
             saturated=self.max_batch_size,
         )
@@ -83,6 +83,7 @@ class ServedModel:
             self._run_batch,
             max_batch_size=self.max_batch_size,
             max_delay=settings.max_delay_ms / 1000,
+            levels=settings.priority_levels,
             concurrency=len(slots),
             expected=lambda: self.expected,
             on_batch=metrics.batch_size.observe,
@@ -104,17 +105,26 @@ class ServedModel:
             if not self._users:
                 self._unused.set()
 
-    async def classify(self, rows: Rows, *, deadline: float) -> list[Item[Rows, Scores]]:
+    def level(self, priority: int) -> int:
+        """The level of requests of a priority: the default one where there is none such."""
+        settings = self.settings
+        within = 1 <= priority <= settings.priority_levels
+        return priority if within else settings.default_priority_level
+
+    async def classify(
+        self, rows: Rows, *, deadline: float, level: int = 1
+    ) -> list[Item[Rows, Scores]]:
         """Run images [N, H, W, C] in as many batches as they need.
 
         Returns: items whose results, in order, are probabilities [n, K] of n images each.
         Raises: DeadlineExceeded, ModelFailure.
         """
         count, most = len(rows), self.max_batch_size
+        submit = self._batcher.submit
         if count <= most:
-            return [await self._batcher.submit(rows, size=count, deadline=deadline)]
+            return [await submit(rows, size=count, deadline=deadline, level=level)]
         tasks = [
-            asyncio.create_task(self._batcher.submit(part, size=len(part), deadline=deadline))
+            asyncio.create_task(submit(part, size=len(part), deadline=deadline, level=level))
             for part in (rows[start : start + most] for start in range(0, count, most))
         ]
         try:

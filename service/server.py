@@ -215,7 +215,7 @@ def _pipeline(settings: Settings, decoder: Decoder, metrics: Metrics) -> Pipelin
         max_images=settings.max_images_per_request,
         max_streams=settings.max_streams,
         # One stream alone must not fill the queue.
-        stream_images=max(1, settings.max_queue_size // 4),
+        stream_images=max(1, min(settings.queue_sizes) // 4),
     )
 
 

@@ -10,9 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -42,6 +50,10 @@ def _device(value: str) -> str:
     return value
 
 
+def _parts(value: object) -> object:
+    return value.split(",") if isinstance(value, str) else value
+
+
 def _cache() -> Path:
     # Unlike Path.expanduser, this bears users without a home, as containers have.
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "convoy")
@@ -54,6 +66,8 @@ Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]  # gRPC takes no larger
 Threads = Annotated[int, Field(ge=1, le=1024)]
 MaxBatchSize = Annotated[int, Field(ge=1, le=1024)]
 MaxDelay = Annotated[float, Field(ge=0, le=10_000)]
+# NoDecode: a variable holds 64,256 as a flag does, not JSON.
+Sizes = Annotated[tuple[Positive, ...], NoDecode, BeforeValidator(_parts)]
 
 
 class Settings(BaseSettings):
@@ -130,6 +144,19 @@ class Settings(BaseSettings):
     max_queue_bytes: Positive = Field(
         256 * 2**20, description="Bytes of requests that may be in the service at once, per model."
     )
+    priority_levels: Annotated[int, Field(ge=1, le=100)] = Field(
+        1,
+        description="Priorities that requests may have. 1 is the highest: what has a lower one is "
+        "decoded and runs only where no higher one waits.",
+    )
+    default_priority_level: Positive = Field(
+        1, description="Priority of requests that name none, or one that there is not."
+    )
+    priority_queue_sizes: Sizes = Field(
+        (),
+        description="max-queue-size of each priority, the highest first, as 64,1024; one that is "
+        "full refuses nobody of another. Default: max-queue-size for each.",
+    )
     max_streams: Positive = Field(
         1000, description="Streams that may be open at once; each takes some 30 KB while idle."
     )
@@ -184,6 +211,27 @@ class Settings(BaseSettings):
         description="Let whoever can call the service name shared memory of this machine to read "
         "images from and write answers to: any object in /dev/shm that the service may open.",
     )
+
+    @field_validator("default_priority_level")
+    @classmethod
+    def _one_of_the_levels(cls, level: int, info: ValidationInfo) -> int:
+        levels = info.data.get("priority_levels", level)
+        if level > levels:
+            raise ValueError(f"must be 1 to priority-levels, {levels}")
+        return level
+
+    @field_validator("priority_queue_sizes")
+    @classmethod
+    def _one_for_each_level(cls, sizes: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        levels = info.data.get("priority_levels", len(sizes))
+        if len(sizes) not in (0, levels):
+            raise ValueError(f"must be {levels} in number, as priority-levels says")
+        return sizes
+
+    @property
+    def queue_sizes(self) -> tuple[int, ...]:
+        """The `max_queue_size` of each priority, the highest first."""
+        return self.priority_queue_sizes or (self.max_queue_size,) * self.priority_levels
 
     @classmethod
     def settings_customise_sources(

@@ -9,6 +9,7 @@ from service.devices import CPU
 from service.metrics import Histogram
 from service.oip import grpc_service_pb2 as pb
 from service.served import ServedModel
+from service.settings import Settings
 
 # Beside INPUT_NAME, which takes pixels: this one takes image files.
 ENCODED_NAME = "encoded_images"
@@ -59,14 +60,29 @@ def config(model: ServedModel) -> pb.ModelConfig:
             pb.ModelInstanceGroup(name=model.manifest.name, count=model.concurrency, kind=kind)
         ],
         default_model_filename=MODEL_FILE,
-        dynamic_batching=pb.ModelDynamicBatching(
-            max_queue_delay_microseconds=round(model.settings.max_delay_ms * 1000)
-        ),
+        dynamic_batching=_batching(model.settings),
         parameters={
             name: pb.ModelParameter(string_value=value)
             for name, value in _properties(model).items()
         },
     )
+
+
+def _batching(settings: Settings) -> pb.ModelDynamicBatching:
+    several = settings.priority_levels > 1
+    return pb.ModelDynamicBatching(
+        max_queue_delay_microseconds=round(settings.max_delay_ms * 1000),
+        priority_levels=settings.priority_levels if several else 0,
+        default_priority_level=settings.default_priority_level if several else 0,
+        default_queue_policy=_policy(settings.max_queue_size),
+        priority_queue_policy={
+            level: _policy(size) for level, size in enumerate(settings.priority_queue_sizes, 1)
+        },
+    )
+
+
+def _policy(size: int) -> pb.ModelQueuePolicy:
+    return pb.ModelQueuePolicy(allow_timeout_override=True, max_queue_size=size)
 
 
 def statistics(model: ServedModel) -> pb.ModelStatistics:

@@ -68,26 +68,30 @@ class Inference:
         shape = f"{source.where}: shape[0]"
         self._pipeline.check(source.count, request.id, images=shape, id_field="id")
         output = find_output(request, model, source.count, self._regions)
-        with self._pipeline.admitted(model, source.count, source.size, deadline=deadline):
-            rows, decode_seconds = await self._rows(source, model)
-            items = await model.classify(rows, deadline=deadline)
+        level = model.level(number(request.parameters, "priority", ""))
+        with self._pipeline.admitted(
+            model, source.count, source.size, deadline=deadline, level=level
+        ):
+            rows, decode_seconds = await self._rows(source, model, level)
+            items = await model.classify(rows, deadline=deadline, level=level)
             scores = join([item.result.result() for item in items])
             written = write_output(scores, output, model, self._regions)
             response = _response(request, model, *written)
             observe(model, items, decode_seconds)
             return response
 
-    async def _rows(self, source: Input, model: ServedModel) -> tuple[Rows, float]:
+    async def _rows(self, source: Input, model: ServedModel, level: int) -> tuple[Rows, float]:
         """Pixels [N, H, W, C] of all images, and the seconds it took to decode them."""
         if not source.encoded and not source.typed:
             return read_pixels(source, model.spec, self._regions), 0.0
         start = monotonic()
         rows = empty_rows(model, source.count)
         if source.encoded:
-            files = read_files(source, self._regions)
-            await self._pipeline.decode(model, files, rows, field=source.tensor.name)
+            files, field = read_files(source, self._regions), source.tensor.name
+            await self._pipeline.decode(model, files, rows, level=level, field=field)
         else:
-            await self._pipeline.convert(model, typed_pixels(source, rows), rows)
+            steps = typed_pixels(source, rows)
+            await self._pipeline.convert(model, steps, rows, level=level)
         return rows, monotonic() - start
 
     async def _outcome(

@@ -20,6 +20,7 @@ EXTENSIONS = (
     "model_configuration",
     "binary_tensor_data",
     "parameters",
+    "schedule_policy",
     "statistics",
     "logging",
 )

@@ -23,8 +23,9 @@ class Clock:
         return self.now
 
 
-def make(*, saturated: int = 2, clock: Callable[[], float] = monotonic) -> Admission:
-    return Admission(max_images=4, max_bytes=100, saturated=saturated, clock=clock)
+def make(*images: int, saturated: int = 2, clock: Callable[[], float] = monotonic) -> Admission:
+    """Room for so many images of each level, by default of one."""
+    return Admission(max_images=images or (4,), max_bytes=100, saturated=saturated, clock=clock)
 
 
 def test_room_is_taken_and_given_back() -> None:
@@ -102,3 +103,41 @@ def test_what_can_never_fit_is_the_callers_mistake() -> None:
     for images, size in ((5, 0), (1, 101)):
         with pytest.raises(InvalidRequest), room.admit(images, size, deadline=math.inf):
             pass
+
+
+def test_a_level_that_is_full_refuses_nobody_of_another() -> None:
+    room = make(2, 3)
+    with room.admit(3, 100, deadline=math.inf, level=2):
+        with (
+            pytest.raises(QueueFull, match="the queue of priority 2 is full"),
+            room.admit(1, 0, deadline=math.inf, level=2),
+        ):
+            pass
+        with (
+            room.admit(2, 100, deadline=math.inf, level=1),
+            pytest.raises(QueueFull, match="the queue of priority 1 is full"),
+            room.admit(1, 0, deadline=math.inf, level=1),
+        ):
+            pass
+
+
+def test_a_request_that_its_level_never_has_room_for() -> None:
+    room = make(2, 3)
+    with pytest.raises(InvalidRequest, match="the queue of priority 1 holds 2 and 100"):
+        room.admit(3, 0, deadline=math.inf, level=1)
+    with room.admit(3, 0, deadline=math.inf, level=2):
+        pass
+
+
+def test_only_what_goes_first_counts_as_a_wait() -> None:
+    clock = Clock()
+    room = make(100, 100, saturated=1, clock=clock)
+    with ExitStack() as stack:
+        for level, images in ((1, 2), (2, 10)):
+            stack.enter_context(room.admit(images, 0, deadline=math.inf, level=level))
+        with room.admit(1, 0, deadline=math.inf):
+            clock.now += 1.0  # one image in one second
+        # Two images ahead and its own batch of one, with the margin; for the lower level twelve.
+        stack.enter_context(room.admit(1, 0, deadline=clock.now + 3.8, level=1))
+        with pytest.raises(QueueTooLong, match=r"priority 2 is 13\.000 s long"):
+            room.admit(1, 0, deadline=clock.now + 3.8, level=2)

@@ -93,6 +93,8 @@ def test_configuration(models: Path) -> None:
         config = inference.ModelConfig(request, timeout=PATIENCE).config
     assert (config.name, config.backend, config.max_batch_size) == ("tiny", "onnxruntime", 32)
     assert config.dynamic_batching.max_queue_delay_microseconds == 1500
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 1024
+    assert config.dynamic_batching.priority_levels == 0
     (images,), (scores,) = config.input, config.output
     assert (images.data_type, images.format) == (pb.TYPE_UINT8, pb.ModelInput.FORMAT_NHWC)
     assert (list(images.dims), list(scores.dims)) == ([32, 32, 3], [3])

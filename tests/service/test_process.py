@@ -44,6 +44,8 @@ def outcome(models: Path, *arguments: str) -> tuple[int, str]:
         (["--config", "missing.toml"], "config: missing.toml: "),
         (["--default-model", "none"], "default-model: 'none' is not in"),
         (["--grpc-address", "203.0.113.1:8500"], "grpc-address: cannot listen"),
+        (["--default-priority-level", "2"], "default-priority-level: must be 1 to priority-levels"),
+        (["--priority-queue-sizes", "8,64"], "priority-queue-sizes: must be 1 in number, as"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_code_2(

@@ -73,7 +73,7 @@ def check_answers(client: triton.InferenceServerClient) -> None:
         [files(solid("red"), solid("blue"))],
         outputs=[wanted],
         timeout=30_000_000,
-        priority=1,
+        priority=2**63,
     )
     named = [
         [text.decode().split(":")[2] for text in row] for row in reply.as_numpy("probabilities")
