@@ -104,6 +104,12 @@ def _add_classify(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--top-k", type=count, default=2, metavar="K", help="classes per image (default: 2)"
     )
+    command.add_argument(
+        "--priority",
+        type=count,
+        metavar="N",
+        help="1 goes first, where the server has several levels (default: the server's)",
+    )
     _add_model(command)
     _add_server(command, timeout=30.0)
 

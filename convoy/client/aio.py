@@ -50,13 +50,20 @@ class AsyncImageClient(ClientBase):
         *,
         model: str | None = None,
         version: int | None = None,
+        priority: int | None = None,
         timeout: float = 30.0,
         retry: Retry | None = None,
         batching: Batching | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         super().__init__(
-            target, model=model, version=version, timeout=timeout, retry=retry, batching=batching
+            target,
+            model=model,
+            version=version,
+            priority=priority,
+            timeout=timeout,
+            retry=retry,
+            batching=batching,
         )
         self._credentials = credentials
         self._coalesce = (batching or Batching()).coalesce

@@ -46,6 +46,7 @@ class Planner:
     model: str
     version: int
     timeout: float
+    priority: int = 0
     retry: Retry = field(default_factory=Retry)
     limits: CallLimits = field(default_factory=lambda: CallLimits(Batching()))
     clock: Callable[[], float] = time.monotonic
@@ -202,7 +203,11 @@ class Planner:
     def _classify_call(self, slots: list[Slot], top_k: int, deadline: float) -> _Call:
         images: list[Any] = [slot.image for slot in slots]
         request = pb.ClassifyRequest(
-            model=self.model, version=self.version, images=images, top_k=top_k
+            model=self.model,
+            version=self.version,
+            images=images,
+            top_k=top_k,
+            priority=self.priority,
         )
         return _Call("Classify", request, deadline)
 

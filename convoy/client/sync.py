@@ -41,8 +41,10 @@ class ImageClient(ClientBase):
     [height, width, 3], [height, width, 1] or [height, width].
 
     `target` is host:port, or any name that gRPC resolves; `model` and `version` default to the
-    server's default model and its newest version. `timeout`, in seconds, is for a whole call with
-    all its retries. `credentials` turn on TLS. One client may be used by many threads.
+    server's default model and its newest version. `priority` says whose images go first where the
+    server has several levels: 1 is the highest, None the server's default. `timeout`, in seconds,
+    is for a whole call with all its retries. `credentials` turn on TLS. One client may be used by
+    many threads.
 
     Every method raises ClientError: see convoy.client.errors for the tree.
     """
@@ -53,13 +55,20 @@ class ImageClient(ClientBase):
         *,
         model: str | None = None,
         version: int | None = None,
+        priority: int | None = None,
         timeout: float = 30.0,
         retry: Retry | None = None,
         batching: Batching | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         super().__init__(
-            target, model=model, version=version, timeout=timeout, retry=retry, batching=batching
+            target,
+            model=model,
+            version=version,
+            priority=priority,
+            timeout=timeout,
+            retry=retry,
+            batching=batching,
         )
         self._channel = (
             grpc.insecure_channel(target, OPTIONS)

@@ -17,7 +17,11 @@ def run(args: argparse.Namespace) -> int:
     """Print a row per image. Returns: 1 where one failed."""
     paths = expand(args.paths)
     with ImageClient(
-        args.server, model=args.model, version=args.model_version, timeout=args.timeout
+        args.server,
+        model=args.model,
+        version=args.model_version,
+        priority=args.priority,
+        timeout=args.timeout,
     ) as client:
         model = client.get_model()
         if args.top_k > len(model.labels):

@@ -49,6 +49,12 @@ def test_model_version_as_it_may_be_typed(photos, server):
     assert [request.version for request in server.requests] == [3, 3]
 
 
+def test_priority(photos, server):
+    for options in ([], ["--priority", "2"]):
+        assert main(["classify", *options, "photos/1.jpg"]) == 0
+    assert [request.priority for request in server.requests] == [0, 2]
+
+
 def test_failed_image_has_its_row_and_sets_the_exit_code(photos, capsys):
     assert main(["classify", "bad.jpg", "photos/1.jpg", "missing.jpg"]) == 1
     out, err = capsys.readouterr()

@@ -105,6 +105,18 @@ def test_wrong_arguments_are_refused_here(client, call):
         call(client)
 
 
+@pytest.mark.parametrize("priority", [0, -1, 2**32])
+def test_priority_must_be_one(priority):
+    with pytest.raises(convoy.InvalidRequest, match=f"priority is {priority}"):
+        convoy.ImageClient(priority=priority)
+
+
+def test_priority_goes_with_every_call(server):
+    with convoy.ImageClient(server.target, priority=2) as client:
+        client.classify(NUMBERS)
+    assert {request.priority for request in server.requests} == {2}
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
 def test_timeout_must_be_a_number_of_seconds(timeout):
     with pytest.raises(convoy.InvalidRequest, match="timeout"):
