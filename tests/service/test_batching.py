@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import random
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -400,3 +402,34 @@ async def test_an_item_that_can_never_fit_is_a_bug_of_the_caller() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         await batcher.submit(1, size=3)
     await batcher.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_callers_do_each_gets_an_end_and_nothing_stays(seed: int) -> None:
+    chance = random.Random(seed)
+
+    async def run(batch: list[int]) -> list[int | Exception]:
+        await asyncio.sleep(chance.choice((0, 0.003)))
+        return [ModelFailure("NaN") if value % 20 == 0 else value for value in batch]
+
+    async def call(batcher: Batcher[int, int], value: int) -> None:
+        await asyncio.sleep(chance.random() / 20)
+        size, level = chance.randint(1, 4), chance.randint(1, 3)
+        deadline = chance.choice((math.inf, monotonic() + chance.random() / 30))
+        with suppress(TimeoutError, DeadlineExceeded, ModelFailure, NotServing):
+            async with asyncio.timeout(chance.choice((None, chance.random() / 30))):
+                item = await batcher.submit(value, size=size, deadline=deadline, level=level)
+                assert item.result.result() == value
+
+    async def load() -> None:
+        delay, workers = chance.choice((0, 0.01)), chance.randint(1, 2)
+        batcher = Batcher(run, max_batch_size=4, max_delay=delay, levels=3, concurrency=workers)
+        calls = asyncio.gather(*(call(batcher, value) for value in range(200)))
+        if seed % 4 == 0:  # while some wait and some have not come
+            await asyncio.sleep(0.02)
+            await batcher.close()
+        await calls
+        assert batcher.depth == 0
+        await batcher.close()
+
+    scenario(load)()
