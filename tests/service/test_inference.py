@@ -174,6 +174,14 @@ def test_the_timeout_of_a_request_bounds_its_wait(tmp_path: Path, kind: str) -> 
         assert server.metric("convoy_batch_size_count") == 1
 
 
+def test_a_batch_does_not_wait_past_the_timeout_of_a_request(models: Path) -> None:
+    timeout = {"timeout": pb.InferParameter(int64_param=1_000_000)}
+    with running_server(models, **FOREVER) as server, inference_stub(server) as inference:
+        assert (
+            probabilities(infer(inference, files_request(BLUE, parameters=timeout))).argmax() == 2
+        )
+
+
 def test_the_deadline_of_the_call_bounds_a_longer_timeout(tmp_path: Path) -> None:
     timeout = {"timeout": pb.InferParameter(int64_param=2**62)}
     with busy_server(tmp_path) as server, inference_stub(server) as inference:
