@@ -6,20 +6,18 @@ See PROTOCOL-HTTP2.md of gRPC.
 from __future__ import annotations
 
 import math
-import zlib
 from struct import Struct
 from urllib.parse import quote
 
+from service import packing
 from service.carrier import CallFailed
+from service.packing import ENCODINGS
 from service.status import Code
 
 Headers = list[tuple[bytes, bytes]]
 
 PREFIX = Struct(">BI")  # compressed or not, bytes that follow
-ENCODINGS = (b"identity", b"deflate", b"gzip")
 
-# zlib's: find out by the data whether it is gzip or deflate.
-_EITHER_FORMAT = zlib.MAX_WBITS + 32
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 # Printable ASCII except %, which is what a status message may hold as it is.
 _PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
@@ -80,14 +78,12 @@ class Frames:
         if not self._packed:
             raise CallFailed(Code.INVALID_ARGUMENT, "a compressed message without grpc-encoding")
         try:
-            machine = zlib.decompressobj(_EITHER_FORMAT)
-            unpacked = machine.decompress(message, self._most + 1)
-        except zlib.error as error:
+            return packing.unpack(message, self._most)
+        except packing.BadData as error:
             text = f"the message cannot be unpacked: {error}"
             raise CallFailed(Code.INVALID_ARGUMENT, text) from None
-        if len(unpacked) > self._most:
-            raise _too_large(len(unpacked), self._most)
-        return unpacked
+        except packing.TooLarge:
+            raise _too_large(self._most + 1, self._most) from None
 
 
 def _too_large(size: int, most: int) -> CallFailed:

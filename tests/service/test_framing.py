@@ -63,6 +63,13 @@ def test_a_packed_message_is_bounded_before_it_is_unpacked() -> None:
     assert failure.value.code is Code.RESOURCE_EXHAUSTED
 
 
+def test_a_packed_message_that_ends_too_early_is_refused() -> None:
+    packed = gzip.compress(b"abc")[:-1]
+    with pytest.raises(CallFailed, match="ends too early") as failure:
+        taken(PREFIX.pack(1, len(packed)) + packed, 10_000, encoding=b"gzip")
+    assert failure.value.code is Code.INVALID_ARGUMENT
+
+
 def test_a_message_that_is_packed_without_saying_how_is_refused() -> None:
     packed = gzip.compress(b"abc")
     with pytest.raises(CallFailed) as failure:
