@@ -17,8 +17,9 @@ import structlog
 
 from service import logs
 from service.errors import StartupError
-from service.fronts.asgi import AsgiFront, Message, Receive, Send
+from service.fronts.asgi import AsgiFront
 from service.fronts.envoy import ADMIN, CONTROL
+from service.fronts.exchange import Message, Receive, Send
 from service.fronts.statistics import EnvoyStatistics
 from service.server import Server, return_freed_memory, serve
 from service.settings import Settings

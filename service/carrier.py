@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from time import monotonic
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -26,6 +27,9 @@ POLL_SECONDS = 0.02
 QUIET_SECONDS = 0.1
 # After the last accepted answer: how long callers that keep coming are told UNAVAILABLE.
 LAME_DUCK_SECONDS = 2.0
+
+Source = TypeVar("Source")
+Answer = TypeVar("Answer")
 
 Unary = Callable[[bytes, float], Awaitable[bytes]]
 Stream = Callable[[AsyncIterator[bytes], float], AsyncGenerator[bytes, None]]
@@ -50,25 +54,36 @@ class Carrier:
     def __init__(self, metrics: Metrics, *, max_images: int) -> None:
         self._metrics = metrics
         self._max_fields = max_images + OTHER_FIELDS
+        self._methods: dict[tuple[str, str], MethodMetrics] = {}
         self._draining = False
         self._arrived = 0
         self._accepted = 0
 
     def unary(self, rpc: Rpc) -> Unary:
         """One request, one response."""
+        return self.translated(
+            rpc, lambda data: self._parse(rpc, data), lambda message: message.SerializeToString()
+        )
+
+    def translated(
+        self, rpc: Rpc, read: Callable[[Source], Message], write: Callable[[Message], Answer]
+    ) -> Callable[[Source, float], Awaitable[Answer]]:
+        """As `unary`, from what `read` reads a request of to what `write` makes of its response.
+
+        `read` may raise InvalidRequest: reading is part of the call, and counted as that.
+        """
         counts = self._counts(rpc)
 
-        async def carry(data: bytes, deadline: float) -> bytes:
+        async def carry(source: Source, deadline: float) -> Answer:
             start = monotonic()
             counts.started += 1
             accepted = self._arrive()
             code = Code.OK
             message: Message | None = None
             try:
-                message = self._parse(rpc, data)
-                del data  # it may be large, and the message holds a copy
-                response: Message = await rpc.call(message, deadline=deadline)
-                return response.SerializeToString()
+                message = self._read(read, source)
+                del source  # it may be large, and the message holds a copy
+                return write(await rpc.call(message, deadline=deadline))
             except asyncio.CancelledError:
                 code = _gone(deadline)
                 raise
@@ -133,17 +148,23 @@ class Carrier:
         return complete
 
     def _counts(self, rpc: Rpc) -> MethodMetrics:
-        if rpc.counted:
-            return self._metrics.method(rpc.kind, rpc.service, rpc.method)
-        return MethodMetrics(rpc.kind, rpc.service, rpc.method)
+        """The counts of a method, the same for all that carry its calls."""
+        name = (rpc.service, rpc.method)
+        if name not in self._methods:
+            make = self._metrics.method if rpc.counted else MethodMetrics
+            self._methods[name] = make(rpc.kind, rpc.service, rpc.method)
+        return self._methods[name]
 
     def _call(
         self, rpc: Rpc, messages: AsyncIterator[bytes], deadline: float, accepted: deque[int]
     ) -> AsyncGenerator[Message, None]:
+        def parse(data: bytes) -> Message:
+            return self._parse(rpc, data)
+
         async def requests() -> AsyncIterator[Message]:
             async for data in messages:
                 accepted.append(self._arrive())
-                yield self._parse(rpc, data)
+                yield self._read(parse, data)
 
         responses: AsyncGenerator[Message, None] = rpc.call(requests(), deadline=deadline)
         return responses
@@ -155,21 +176,24 @@ class Carrier:
         self._accepted += accepted
         return accepted
 
+    def _read(self, read: Callable[[Source], Message], source: Source) -> Message:
+        try:
+            return read(source)
+        except InvalidRequest:
+            self._metrics.rejected["invalid"] += 1
+            raise
+
     def _parse(self, rpc: Rpc, data: bytes) -> Message:
         try:
             if len(data) > SMALL_MESSAGE and has_more_fields(data, self._max_fields, rpc.nested):
-                raise self._refusal(
+                raise InvalidRequest(
                     f"the message has more than {self._max_fields} fields, or a longer list of "
                     "numbers than any input takes"
                 )
             return rpc.request.FromString(data)
         except DecodeError:
             name = rpc.request.DESCRIPTOR.full_name
-            raise self._refusal(f"the request is not a {name} message") from None
-
-    def _refusal(self, text: str) -> InvalidRequest:
-        self._metrics.rejected["invalid"] += 1
-        return InvalidRequest(text)
+            raise InvalidRequest(f"the request is not a {name} message") from None
 
 
 def _id(message: Message | None) -> str:

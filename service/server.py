@@ -21,7 +21,8 @@ from service.decoding import Decoder
 from service.devices import CPU, Device, NoCudaError, select_device
 from service.errors import StartupError
 from service.health import Health
-from service.http import HttpServer, Pulse
+from service.http.pulse import Pulse
+from service.http.server import HttpServer
 from service.keeper import Keeper
 from service.methods import ImageClassifier
 from service.metrics import Metrics
@@ -30,6 +31,7 @@ from service.nvml import GpuCollector, load_nvml
 from service.oip.table import INFERENCE, OpenInference
 from service.pipeline import Pipeline
 from service.repository import Repository
+from service.rest.application import Rest
 from service.rpcs import Rpc, rpcs
 from service.settings import Settings
 from service.watching import watch
@@ -74,10 +76,7 @@ class Server:
         self._pulse = Pulse()
         # Both ports are bound before models load, so that a port in use is known at once.
         self._http = HttpServer(
-            settings.http_address,
-            self.metrics.registry,
-            self._pulse,
-            ready=lambda: self.metrics.ready,
+            settings, self.metrics.registry, self._pulse, ready=lambda: self.metrics.ready
         )
         try:
             self._front = open_front(settings)
@@ -110,9 +109,10 @@ class Server:
 
     async def listen(self) -> None:
         """Take calls, and say that none is answered yet."""
-        self._http.start()
         self._heart = asyncio.create_task(self._beat())
         answered = rpcs(self._classifier, self._inference, self._health)
+        rest = Rest(self._carrier, answered, max_bytes=self.settings.max_message_bytes)
+        self._http.start(rest)
         await self._front.start(self._carrier, answered)
 
     async def load(self) -> None:

@@ -102,7 +102,9 @@ class Settings(BaseSettings):
         "127.0.0.1:8500", description="Where gRPC listens; port 0 picks a free one."
     )
     http_address: Address = Field(
-        "127.0.0.1:8501", description="Where /metrics, /livez and /readyz listen."
+        "127.0.0.1:8501",
+        description="Where /metrics, /livez, /readyz and REST (/v2) listen; port 0 picks a free "
+        "one.",
     )
     front: Literal["auto", "grpcio", "envoy"] = Field(
         "auto",

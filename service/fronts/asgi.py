@@ -1,4 +1,4 @@
-"""The front inside Envoy: gRPC as an ASGI application.
+"""The front inside Envoy: gRPC, and REST beside it, as an ASGI application.
 
 Framed here, not by a library: what the ones there are cost is in docs/architecture.md.
 """
@@ -6,63 +6,28 @@ Framed here, not by a library: what the ones there are cost is in docs/architect
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+import math
+from collections.abc import Iterable
 from contextlib import aclosing
 from time import monotonic
-from typing import Any
 
 import structlog
 
 from service.carrier import CallFailed, Carrier, Stream, Unary
-from service.fronts.framing import (
-    ENCODINGS,
-    Frames,
-    Headers,
-    frame,
-    status_headers,
-    timeout_seconds,
-)
+from service.fronts.exchange import Departed, Exchange, Message, Receive, Send
+from service.fronts.framing import Frames, timeout_seconds
+from service.rest.application import Rest
+from service.rest.http import HttpError, Request, error_response
+from service.rest.routes import serves
 from service.rpcs import Rpc
 from service.settings import Settings
 from service.status import UNKNOWN_TEXT, Code
 
-Message = dict[str, Any]
-Receive = Callable[[], "asyncio.Future[Message]"]
-Send = Callable[[Message], Awaitable[None]]
-
-# How long a call runs before the first look whether its caller is still there, and the longest
-# time between two looks.
-PROBE_SECONDS = 0.02
-MAX_PROBE_SECONDS = 1.0
-
-HEADERS: Headers = [
-    (b"content-type", b"application/grpc"),
-    (b"grpc-accept-encoding", b",".join(ENCODINGS)),
-]
-START = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
-END_OF_BODY = {"type": "http.response.body", "body": b"", "more_body": False}
-OK = {
-    "type": "http.response.trailers",
-    "headers": [(b"grpc-status", b"0")],
-    "more_trailers": False,
-}
-NOT_GRPC = {
-    "type": "http.response.start",
-    "status": 415,
-    "headers": [(b"content-type", b"text/plain; charset=utf-8")],
-}
-NOT_GRPC_BODY = {
-    "type": "http.response.body",
-    "body": b"this port speaks gRPC, gRPC-Web, and JSON by POST to /SERVICE/METHOD\n",
-    "more_body": False,
-}
+NOT_GRPC = error_response(
+    415, "this port speaks gRPC, gRPC-Web, JSON by POST to /SERVICE/METHOD, and REST below /v2"
+)
 
 log = structlog.get_logger()
-
-
-class Departed(Exception):
-    """The caller has left; nobody is there to be answered."""
 
 
 class AsgiFront:
@@ -76,9 +41,12 @@ class AsgiFront:
         self._most = settings.max_message_bytes
         self._unary: dict[str, Unary] = {}
         self._stream: dict[str, Stream] = {}
+        self._rest: Rest | None = None
 
     async def start(self, carrier: Carrier, rpcs: Iterable[Rpc]) -> None:
         """Begin to take calls."""
+        rpcs = tuple(rpcs)
+        self._rest = Rest(carrier, rpcs, max_bytes=self._most)
         for rpc in rpcs:
             path = f"/{rpc.service}/{rpc.method}"
             if rpc.kind == "unary":
@@ -92,11 +60,10 @@ class AsgiFront:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one call."""
         headers = dict(scope["headers"])
+        call = Exchange(receive, send)
         if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            await send(NOT_GRPC)
-            await send(NOT_GRPC_BODY)
+            await self._answer_http(scope, headers, call)
             return
-        call = _Call(receive, send)
         try:
             await self._answer(scope["path"], headers, call)
         except CallFailed as failure:
@@ -112,7 +79,31 @@ class AsgiFront:
         finally:
             call.close()
 
-    async def _answer(self, path: str, headers: dict[bytes, bytes], call: _Call) -> None:
+    async def _answer_http(
+        self, scope: Message, headers: dict[bytes, bytes], call: Exchange
+    ) -> None:
+        assert self._rest is not None
+        method, path = scope["method"], scope["path"]
+        try:
+            if serves(path):
+                request = Request(method, path, headers, await call.body(self._most))
+                call.watch(math.inf)
+                response = await self._rest.answer(request)
+                call.close()  # who is being answered is not to be cancelled
+                await call.respond(response)
+            else:
+                await call.respond(NOT_GRPC)
+        except HttpError as error:
+            await call.respond(error_response(error.status, str(error), error.headers))
+        except (Departed, OSError, asyncio.CancelledError):
+            pass  # nobody is there
+        except Exception:
+            log.exception("request_failed")
+            await call.respond(error_response(500, UNKNOWN_TEXT))
+        finally:
+            call.close()
+
+    async def _answer(self, path: str, headers: dict[bytes, bytes], call: Exchange) -> None:
         frames = Frames(headers.get(b"grpc-encoding", b"identity"), self._most)
         deadline = monotonic() + timeout_seconds(headers.get(b"grpc-timeout"))
         if unary := self._unary.get(path):
@@ -127,141 +118,3 @@ class AsgiFront:
             await call.end()
         else:
             raise CallFailed(Code.UNIMPLEMENTED, f"no method {path}")
-
-
-class _Call:
-    """One exchange with a caller.
-
-    pyvoy cannot bear that a future of its own is cancelled, so nobody that may be cancelled ever
-    waits for one. Once a body has ended it says at once that it has ended, as often as it is
-    asked, and that its sender has left only to who asks: so `watch` asks from time to time.
-    """
-
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
-        self._send = send
-        self._started = False
-        self._chunks: deque[bytes] = deque()
-        self._ended = False
-        self._asked = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self.expired = False
-
-    async def only_message(self, frames: Frames) -> bytes:
-        """The one message of a unary call; to be called before `watch`.
-
-        Raises: Departed, CallFailed.
-        """
-        data = None
-        while True:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                raise Departed
-            if data is None:
-                frames.feed(event["body"])
-                data = frames.take()
-            elif event["body"]:
-                raise CallFailed(Code.INVALID_ARGUMENT, "the call has more than one message")
-            if not event["more_body"]:
-                break
-        self._ended = True
-        frames.end()
-        if data is None:
-            raise CallFailed(Code.INVALID_ARGUMENT, "the call has no message")
-        return data
-
-    async def messages(self, frames: Frames) -> AsyncGenerator[bytes, None]:
-        """The messages of a stream. Raises: CallFailed."""
-        while True:
-            while (message := frames.take()) is not None:
-                yield message
-            while not self._chunks:
-                if self._ended:
-                    frames.end()
-                    return
-                self._ask()
-                self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
-            frames.feed(self._chunks.popleft())
-
-    def watch(self, deadline: float) -> None:
-        """Cancel this task when the deadline has passed or the caller has left."""
-        self._task = asyncio.current_task()
-        self._look_again(deadline, PROBE_SECONDS)
-
-    async def answer(self, message: bytes) -> None:
-        """The whole of a unary answer."""
-        await self._send(START)
-        await self._send({"type": "http.response.body", "body": frame(message), "more_body": False})
-        await self._send(OK)
-
-    async def add(self, message: bytes) -> None:
-        """One message of a streamed answer; returns when Envoy has taken it."""
-        if not self._started:
-            self._started = True
-            await self._send(START)
-        event = {"type": "http.response.body", "body": frame(message), "more_body": True}
-        await asyncio.shield(self._send(event))
-
-    async def end(self) -> None:
-        """End a streamed answer."""
-        if not self._started:
-            await self._send(START)
-        await self._send(END_OF_BODY)
-        await self._send(OK)
-
-    async def fail(self, failure: CallFailed) -> None:
-        """End the call with a status that is not OK."""
-        status = status_headers(failure)
-        try:
-            if self._started:
-                await self._send(END_OF_BODY)
-                await self._send({**OK, "headers": status})
-            else:
-                await self._send({**START, "headers": HEADERS + status, "trailers": False})
-                await self._send(END_OF_BODY)
-        except OSError:
-            pass  # nobody is there
-
-    def close(self) -> None:
-        """Watch no longer."""
-        self._task = None
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look_again(self, deadline: float, seconds: float) -> None:
-        left = deadline - monotonic()
-        if left <= 0.0:
-            self.expired = True
-            self._cancel()
-            return
-        if seconds > PROBE_SECONDS and not self._chunks:
-            self._ask()
-        # Each time twice as long: so a short call costs few of these, and a long one few a second.
-        later = min(2 * seconds, MAX_PROBE_SECONDS)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(min(seconds, left), self._look_again, deadline, later)
-
-    def _ask(self) -> None:
-        if not self._asked:
-            self._asked = True
-            self._receive().add_done_callback(self._take)
-
-    def _take(self, event: asyncio.Future[Message]) -> None:
-        self._asked = False
-        message = event.result()
-        if message["type"] == "http.disconnect":
-            self._cancel()
-            return
-        if message["body"]:
-            self._chunks.append(message["body"])
-        self._ended = not message["more_body"]
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None

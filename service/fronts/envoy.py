@@ -157,6 +157,7 @@ def _access_log(form: str) -> dict[str, Any]:
     fields = {
         "path": "%REQ(:PATH)%",
         "status": "%GRPC_STATUS(SNAKE_STRING)%",
+        "http_status": "%RESPONSE_CODE%",
         "milliseconds": "%DURATION%",
         "bytes_received": "%BYTES_RECEIVED%",
         "bytes_sent": "%BYTES_SENT%",

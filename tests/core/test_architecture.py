@@ -46,7 +46,17 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     ],
     "service": [
         ("backoff", "cuda", "errors", "logs", "watching"),
-        ("deadlines", "devices", "lines", "names", "ready", "settings", "status", "wire"),
+        (
+            "deadlines",
+            "devices",
+            "lines",
+            "names",
+            "packing",
+            "ready",
+            "settings",
+            "status",
+            "wire",
+        ),
         (
             "admission",
             "batching",
@@ -66,6 +76,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("health", "methods", "oip"),
         ("rpcs",),
         ("carrier",),
+        ("rest",),
         ("fronts", "http"),
         ("server", "supervisor"),
         ("application",),

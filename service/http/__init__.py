@@ -1,0 +1,1 @@
+"""The HTTP port: /metrics, /livez and /readyz for operators, /v2 for callers."""

@@ -1,0 +1,133 @@
+"""The ASGI application of the HTTP port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from service.http.operators import Operators
+from service.rest.application import Rest
+from service.rest.http import HttpError, Request, Response, error_response, too_large
+from service.rest.routes import serves
+from service.settings import Settings
+from service.status import UNKNOWN_TEXT
+
+Message = Any  # uvicorn has a type for each kind
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+# How long the next part of a body may take.
+BODY_SECONDS = 10.0
+# Beyond the largest body, what is read and thrown away: a caller that is still sending when its
+# connection is closed might not see the answer.
+LINGER_BYTES = 64 * 2**20
+CLOSE = (b"connection", b"close")
+
+log = structlog.get_logger()
+
+
+class Departed(Exception):
+    """The caller has left; nobody is there to be answered."""
+
+
+class Application:
+    """Answers operators at once, and callers from the event loop that this was made on."""
+
+    def __init__(self, operators: Operators, rest: Rest, settings: Settings) -> None:
+        self._operators = operators
+        self._rest = rest
+        self._most = settings.max_message_bytes
+        self._access_log = settings.access_log
+        self._loop = asyncio.get_running_loop()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            response = await self._response(scope, receive)
+        except Departed:
+            return
+        except HttpError as error:
+            response = error_response(error.status, str(error), error.headers)
+        except Exception:
+            log.exception("request_failed")
+            response = error_response(500, UNKNOWN_TEXT)
+        start = {"status": response.status, "headers": response.lines}
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", "body": response.body})
+
+    async def _response(self, scope: Message, receive: Receive) -> Response:
+        method, path, headers = scope["method"], scope["path"], dict(scope["headers"])
+        if not serves(path):
+            return await self._operators.answer(method, path, headers)
+        began = monotonic()
+        received, response = 0, None
+        try:
+            request = Request(method, path, headers, await self._body(receive))
+            received = len(request.body)
+            response = await self._cross(request, receive)
+            return response
+        finally:
+            if self._access_log:
+                _note(scope, headers, began, received, response)
+
+    async def _body(self, receive: Receive) -> bytes:
+        chunks, size, more = [], 0, True
+        while more and size <= self._most + LINGER_BYTES:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    event = await receive()
+            except TimeoutError:
+                raise HttpError(408, "the body does not come", [CLOSE]) from None
+            if event["type"] == "http.disconnect":
+                raise Departed
+            chunks.append(event["body"])
+            size += len(event["body"])
+            more = event["more_body"]
+            if size > self._most:
+                chunks.clear()
+        if size > self._most:
+            raise too_large(self._most, [CLOSE])
+        return b"".join(chunks)
+
+    async def _cross(self, request: Request, receive: Receive) -> Response:
+        """The answer from the other event loop, which is told when the caller leaves.
+
+        Raises: Departed.
+        """
+        answer = asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(self._rest.answer(request), self._loop)
+        )
+        del request
+        gone = asyncio.ensure_future(receive())  # which comes back but for that
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise Departed
+            return answer.result()
+        finally:
+            gone.cancel()
+            answer.cancel()
+
+
+def _note(
+    scope: Message,
+    headers: dict[bytes, bytes],
+    began: float,
+    received: int,
+    response: Response | None,
+) -> None:
+    """Log a call, with the fields of the fronts; it has no response where the caller has left."""
+    log.info(
+        "call",
+        path=scope["path"],
+        http_status=response.status if response else None,
+        milliseconds=round((monotonic() - began) * 1000),
+        bytes_received=received,
+        bytes_sent=len(response.body) if response else 0,
+        peer="{}:{}".format(*scope["client"]),
+        user_agent=headers.get(b"user-agent", b"").decode("latin-1") or None,
+    )

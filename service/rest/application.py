@@ -1,0 +1,123 @@
+"""What answers requests over HTTP, whichever server carries them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import TypeVar
+
+import structlog
+from google.protobuf.message import Message
+
+from service import packing
+from service.carrier import CallFailed, Carrier
+from service.oip.table import INFERENCE
+from service.rest.call import Call
+from service.rest.http import Headers, HttpError, Request, Response, error_response, too_large
+from service.rest.routes import ROUTES, Route, find
+from service.rpcs import Rpc
+from service.status import UNKNOWN_TEXT
+
+# By name, all codes of google.rpc.Code: Triton's statuses, and the usual ones of codes that Triton
+# does not have.
+STATUSES = {
+    "OK": 200,
+    "CANCELLED": 400,
+    "UNKNOWN": 400,
+    "INVALID_ARGUMENT": 400,
+    "DEADLINE_EXCEEDED": 504,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 400,
+    "PERMISSION_DENIED": 403,
+    "RESOURCE_EXHAUSTED": 429,
+    "FAILED_PRECONDITION": 400,
+    "ABORTED": 409,
+    "OUT_OF_RANGE": 400,
+    "UNIMPLEMENTED": 501,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DATA_LOSS": 500,
+    "UNAUTHENTICATED": 401,
+}
+PUSHBACK = "grpc-retry-pushback-ms"
+# From here on, packing and unpacking is for another thread.
+LARGE = 2**16
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Rest:
+    """Answers requests of the protocol through the methods that answer it over gRPC."""
+
+    def __init__(self, carrier: Carrier, rpcs: Iterable[Rpc], *, max_bytes: int) -> None:
+        self._most = max_bytes
+        methods = {rpc.method: rpc for rpc in rpcs if rpc.service == INFERENCE}
+        self._calls: dict[Route, Callable[[Call, float], Awaitable[Message]]] = {}
+        for route in ROUTES:
+            rpc = methods[route.rpc]
+            read = partial(route.read, rpc.request)
+            self._calls[route] = carrier.translated(rpc, read, _as_it_is)
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one request, whatever is wrong with it; to be cancelled when its caller leaves."""
+        try:
+            return await self._answer(request)
+        except HttpError as error:
+            return error_response(error.status, str(error), error.headers)
+        except CallFailed as failure:
+            return error_response(STATUSES[failure.code.name], str(failure), _retry(failure))
+        except Exception:
+            log.exception("request_failed")
+            return error_response(STATUSES["INTERNAL"], UNKNOWN_TEXT)
+
+    async def _answer(self, request: Request) -> Response:
+        route, names = find(request.method, request.path)
+        call = Call(names, request.headers, await self._unpacked(request))
+        response = route.write(call, await self._calls[route](call, math.inf))
+        return await _packed(response, request.headers) if route.rpc == "ModelInfer" else response
+
+    async def _unpacked(self, request: Request) -> bytes:
+        encoding = request.headers.get(b"content-encoding", b"identity").lower()
+        if encoding == b"identity":
+            return request.body
+        if encoding not in packing.ENCODINGS:
+            known = b", ".join(packing.ENCODINGS)
+            raise HttpError(
+                415,
+                f"content-encoding: must be one of {known.decode()}",
+                [(b"accept-encoding", known)],
+            )
+        try:
+            return await _perhaps_in_thread(packing.unpack, request.body, self._most)
+        except packing.BadData as error:
+            raise HttpError(400, f"the body cannot be unpacked: {error}") from None
+        except packing.TooLarge:
+            raise too_large(self._most) from None
+
+
+async def _packed(response: Response, headers: Mapping[bytes, bytes]) -> Response:
+    encoding = packing.preferred(headers.get(b"accept-encoding", b""))
+    if encoding == packing.IDENTITY:
+        return response
+    body = await _perhaps_in_thread(packing.pack, response.body, encoding)
+    return Response(response.status, body, [*response.headers, (b"content-encoding", encoding)])
+
+
+async def _perhaps_in_thread(work: Callable[[bytes, T], bytes], data: bytes, how: T) -> bytes:
+    return await asyncio.to_thread(work, data, how) if len(data) > LARGE else work(data, how)
+
+
+def _retry(failure: CallFailed) -> Headers:
+    """When to try again, where that is known: in milliseconds, and in the seconds of HTTP."""
+    headers = [(name.encode(), value.encode()) for name, value in failure.trailers]
+    if (milliseconds := dict(failure.trailers).get(PUSHBACK)) is not None:
+        headers.append((b"retry-after", b"%d" % math.ceil(int(milliseconds) / 1000)))
+    return headers
+
+
+def _as_it_is(message: Message) -> Message:
+    return message
