@@ -16,7 +16,9 @@ OPTIONS: list[dict[str, object]] = [
     {"pooling": "average", "pool_size": 3},
     {"stride": 2, "pool_size": 1},
     *({"borders": name} for name in ("zero", "replicate", "valid")),
-    {"hidden": None},
+    {"hidden": 0},
+    {"kernel": 2, "padding": 1},
+    {"padding": 0},
 ]
 
 
@@ -51,6 +53,23 @@ def test_an_even_kernel_needs_valid_borders() -> None:
     with pytest.raises(TrainingError, match="an even kernel has no centre"):
         make("cnn", (3, 32, 32), kernel=2)
     assert make("cnn", (3, 32, 32), kernel=2, borders="valid")
+    with pytest.raises(TrainingError, match="borders = 'valid' has no padding"):
+        make("cnn", (3, 32, 32), padding=1, borders="valid")
+
+
+def test_padding_of_the_plain_cnn() -> None:
+    """Sides of 1 + (W - F + 2P) / S; half the kernel keeps them."""
+    sides = []
+    for padding in (None, 0, 1, 4):
+        conv = next(make("cnn", (1, 9, 9), filters=[1], kernel=5, padding=padding).children())
+        sides.append(conv(torch.ones(1, 1, 9, 9)).shape[-1])
+    assert sides == [9, 5, 7, 13]
+
+
+def test_the_plain_cnn_ends_in_as_many_linear_layers_as_wanted() -> None:
+    for hidden, linear in ((0, 1), (7, 2)):
+        network = make("cnn", (3, 32, 32), hidden=hidden)
+        assert sum(isinstance(layer, nn.Linear) for layer in network) == linear  # type: ignore[attr-defined]
 
 
 def test_lenet_has_the_weights_of_the_paper() -> None:

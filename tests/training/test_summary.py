@@ -13,6 +13,8 @@ from training.recipe import SHIPPED, load_recipe
 from training.summary import Layer, classifier_of, summarise, summarise_recipe
 
 RECIPES = sorted(file.stem for file in SHIPPED.glob("*.toml"))
+PLAIN = ("Conv2d", "MaxPool2d", "Linear")
+"""What the layers of the plain CNN begin with that are drawn in the textbooks."""
 
 
 def test_four_layers_on_130_pixels() -> None:
@@ -41,7 +43,7 @@ def test_convolution_with_a_stride_of_its_kernel() -> None:
 
 def test_cats_vs_dogs_is_the_network_of_the_courses() -> None:
     rows = summarise_recipe(load_recipe("cats-vs-dogs"))
-    layers = [row for row in rows if row.kind.startswith(("Conv2d", "MaxPool2d", "Linear"))]
+    layers = [row for row in rows if row.kind.startswith(PLAIN)]
     assert [(row.output, row.parameters) for row in layers] == [
         ((16, 148, 148), 448), ((16, 74, 74), 0),
         ((32, 72, 72), 4_640), ((32, 36, 36), 0),
@@ -50,6 +52,25 @@ def test_cats_vs_dogs_is_the_network_of_the_courses() -> None:
         ((512,), 1_606_144), ((1,), 513),
     ]  # fmt: skip
     assert sum(row.parameters for row in rows) == 1_639_489
+
+
+def test_digits_take_two_convolutions_and_one_hidden_layer() -> None:
+    rows = summarise_recipe(load_recipe("mnist-cnn"))
+    layers = [row for row in rows if row.kind.startswith(PLAIN)]
+    assert [row.output for row in layers] == [
+        (32, 28, 28), (32, 14, 14), (64, 14, 14), (64, 7, 7), (128,), (10,),
+    ]  # fmt: skip
+
+
+def test_clothes_take_three_stages_and_one_linear_layer() -> None:
+    rows = summarise_recipe(load_recipe("fashion-cnn"))
+    layers = [row for row in rows if row.kind.startswith(PLAIN)]
+    assert [(row.output, row.parameters) for row in layers] == [
+        ((16, 28, 28), 416), ((16, 14, 14), 0),
+        ((32, 14, 14), 12_832), ((32, 7, 7), 0),
+        ((64, 7, 7), 51_264), ((64, 3, 3), 0),
+        ((10,), 5_770),
+    ]  # fmt: skip
 
 
 def require_agreement(network: nn.Module, shape: tuple[int, ...], rows: list[Layer]) -> None:

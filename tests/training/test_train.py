@@ -20,11 +20,12 @@ from training.errors import TrainingError
 from training.feed import Feed, as_tensor, mixed
 from training.recipe import Recipe
 from training.runs import LOG_FILE, Run, best_entry
-from training.train import begin, make_state, out_of_patience, train, train_epoch
+from training.state import make_state
+from training.train import begin, out_of_patience, train, train_epoch
 
 ALONE = Team(device=torch.device("cpu"))
 PLAIN = {
-    "network": {"name": "cnn", "filters": [4], "hidden": None, "dropout": 0.0},
+    "network": {"name": "cnn", "filters": [4], "hidden": 0, "dropout": 0.0},
     "augmentation": {}, "batch_size": 1000, "momentum": 0.0, "weight_decay": 0.0,
     "schedule": "cosine", "precision": "fp32",
 }  # fmt: skip

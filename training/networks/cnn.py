@@ -26,31 +26,39 @@ class CnnParameters(BaseModel):
     filters: Annotated[tuple[Filters, ...], Field(min_length=1)] = (32, 64, 128)
     """Of each stage."""
     kernel: Side = 3
-    """Side of the convolutions in pixels; odd where borders are padded."""
+    """Side of the convolutions in pixels."""
     stride: Side = 1
     """Step of the convolutions in pixels."""
     borders: Literal["zero", "replicate", "valid"] = "zero"
     """What a convolution sees beyond the border: zeros, the border again, or it stays inside."""
+    padding: Annotated[int, Field(ge=0, le=15)] | None = None
+    """Pixels that it sees there; by default half the kernel: a stride of 1 then keeps the size."""
     activation: Activation = "relu"
     """After every convolution and after the hidden layer."""
     pooling: Literal["max", "average"] = "max"
     pool_size: Side = 2
     """Side of the pooled squares, which do not overlap; 1 leaves pooling out."""
-    hidden: Annotated[int, Field(ge=1)] | None = 128
-    """Units of a linear layer before the last; none leaves it out."""
+    hidden: Annotated[int, Field(ge=0)] = 128
+    """Units of a linear layer before the last; 0 leaves it out."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     """Before each linear layer."""
 
     @model_validator(mode="after")
-    def _padding_is_even(self) -> Self:
-        if self.kernel % 2 == 0 and self.borders != "valid":
-            raise ValueError("an even kernel has no centre: make it odd, or borders = 'valid'")
+    def _padding_fits(self) -> Self:
+        if self.borders == "valid" and self.padding:
+            raise ValueError("borders = 'valid' has no padding: leave one of the two out")
+        if self.kernel % 2 == 0 and self.borders != "valid" and self.padding is None:
+            raise ValueError(
+                "an even kernel has no centre: make it odd, set padding, or borders = 'valid'"
+            )
         return self
 
     @property
-    def padding(self) -> int:
-        """Pixels around the image, so that a stride of 1 keeps its size."""
-        return 0 if self.borders == "valid" else self.kernel // 2
+    def margin(self) -> int:
+        """Pixels around the image."""
+        if self.borders == "valid":
+            return 0
+        return self.kernel // 2 if self.padding is None else self.padding
 
 
 class Cnn(nn.Sequential):
@@ -67,7 +75,7 @@ class Cnn(nn.Sequential):
             channels = filters
         features = channels * _last_side(height, parameters) * _last_side(width, parameters)
         layers.append(nn.Flatten())
-        if parameters.hidden is not None:
+        if parameters.hidden:
             layers += [nn.Dropout(parameters.dropout), nn.Linear(features, parameters.hidden)]
             layers.append(activation())
             features = parameters.hidden
@@ -82,7 +90,7 @@ def _stage(inputs: int, filters: int, parameters: CnnParameters) -> list[nn.Modu
         filters,
         parameters.kernel,
         stride=parameters.stride,
-        padding=parameters.padding,
+        padding=parameters.margin,
         padding_mode="replicate" if parameters.borders == "replicate" else "zeros",
     )
     layers = [conv, ACTIVATIONS[parameters.activation]()]
@@ -96,7 +104,7 @@ def _last_side(side: int, parameters: CnnParameters) -> int:
     last, pool = side, parameters.pool_size
     for stage in range(1, len(parameters.filters) + 1):
         last = output_side(
-            last, parameters.kernel, padding=parameters.padding, stride=parameters.stride
+            last, parameters.kernel, padding=parameters.margin, stride=parameters.stride
         )
         last = output_side(last, pool, stride=pool)
         if last < 1:
