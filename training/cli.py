@@ -13,19 +13,21 @@ from convoy.arguments import count, whole
 from convoy.errors import ConvoyError
 from training.bundle_commands import add_compare, add_data, add_evaluate, add_report
 from training.import_command import add_import
+from training.interrupts import termination_interrupts
 
 if TYPE_CHECKING:
     from convoy.bundle import Bundle
 
 BAD_INPUT = 2
-INTERRUPTED = 130  # as a shell reports SIGINT
+INTERRUPTED = 130  # as a shell reports SIGINT, and here for SIGTERM too
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = make_parser().parse_args(argv)
     try:
-        code: int | None = arguments.command(arguments)
+        with termination_interrupts():
+            code: int | None = arguments.command(arguments)
     except ConvoyError as error:
         print(f"convoy-train: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -159,7 +161,10 @@ def _preview(arguments: argparse.Namespace) -> None:
     from training.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    data = find_data(recipe.source, arguments.data, download=arguments.download)
+    data = find_data(
+        recipe.source, arguments.data,
+        within=recipe.collection_folder, download=arguments.download,
+    )  # fmt: skip
     source = open_source(recipe, data, download=arguments.download)
     images, versions = arguments.images, arguments.versions
     write_preview(source, recipe, arguments.out, images=images, versions=versions)

@@ -8,7 +8,6 @@ this process prepares the batches or how many workers do, nor where a run was in
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from training.augment import Flip, make_augmentation
 from training.datasets import Labelled
 from training.distributed import Team
 from training.errors import TrainingError
+from training.interrupts import leave_interrupts
 from training.recipe import Recipe
 
 ORDER = 0
@@ -193,11 +193,6 @@ def suitable_workers(batches: Batches) -> int:
     if in_memory and (batches.augment.batched or batches.team.device.type == "cpu"):
         return 0
     return max(1, torch.get_num_threads() // batches.team.size)
-
-
-def leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches workers too; only the process that trains is to answer it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def class_weights(labels: Tensor) -> Tensor:

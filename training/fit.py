@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from convoy.bundle import Bundle
@@ -43,24 +41,15 @@ def fit(arguments: argparse.Namespace) -> Bundle | None:
     keep_freed_memory()
     with join() as team:
         trained = _train(recipe, arguments, team)
-    if not team.leads:
-        return None
-    try:
-        return export_run(*trained, arguments.models, name=arguments.name, golden=arguments.golden)
-    except KeyboardInterrupt:
-        command = _command(
-            ("export", str(trained[0].path)), arguments, ("models", "name", "golden")
-        )
-        print(
-            f"\nconvoy-train: interrupted after the training; export it with\n  {command}",
-            file=sys.stderr,
-        )
-        raise
+    return _export(*trained, arguments) if team.leads else None
 
 
 def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[Run, Source, Splits]:
     with team.local_leader_first():
-        data = find_data(recipe.source, arguments.data, download=arguments.download)
+        data = find_data(
+            recipe.source, arguments.data,
+            within=recipe.collection_folder, download=arguments.download,
+        )  # fmt: skip
         source = open_source(recipe, data, download=arguments.download)
         # Errors of the network and its weights come before all images are read.
         classifier = Classifier(recipe, source.spec, len(source.labels))
@@ -89,7 +78,7 @@ def _train_on(
     run: Run, source: Source, splits: Splits, arguments: argparse.Namespace, team: Team
 ) -> None:
     try:
-        with contact(), termination_interrupts():
+        with contact():
             train(run, source, splits, team=team, workers=arguments.workers)
     except (KeyboardInterrupt, LostProcess):
         print(
@@ -99,14 +88,17 @@ def _train_on(
         raise
 
 
-@contextmanager
-def termination_interrupts() -> Iterator[None]:
-    """Take SIGTERM, by which schedulers and torchrun end a process, as Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _export(run: Run, source: Source, splits: Splits, arguments: argparse.Namespace) -> Bundle:
+    options = {"name": arguments.name, "golden": arguments.golden}
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return export_run(run, source, splits, arguments.models, **options)
+    except KeyboardInterrupt:
+        command = _command(("export", str(run.path)), arguments, ("models", *options))
+        print(
+            f"\nconvoy-train: interrupted after the training; export it with\n  {command}",
+            file=sys.stderr,
+        )
+        raise
 
 
 def _resuming(arguments: argparse.Namespace, path: Path) -> str:

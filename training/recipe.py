@@ -86,6 +86,9 @@ class Recipe(_Table):
     source: Literal["cifar10", "mnist", "fashion-mnist", "garments", "folder", "table"]
     """`garments`: two articles of Fashion-MNIST in a picture; `folder`: one folder of images per
     class; `table`: a CSV file of images and the labels of each."""
+    collection_folder: str | None = None
+    """`folder` only: where --data is not given, the folder of that name in the collection that
+    CONVOY_DATA points to."""
     image_size: Annotated[int, Field(ge=8, le=1024)] = 64
     """`folder` and `table`: side in pixels of the network's input."""
     resize: Literal["center-crop", "stretch"] = "center-crop"
@@ -155,6 +158,12 @@ class Recipe(_Table):
             raise ValueError(f"objective must be 'multi-label' for source {self.source!r}")
         if self.objective == "multi-label" and not several:
             raise ValueError("objective 'multi-label' needs source 'table' or 'garments'")
+        return self
+
+    @model_validator(mode="after")
+    def _only_folders_lie_in_a_collection(self) -> Self:
+        if self.collection_folder is not None and self.source != "folder":
+            raise ValueError("collection_folder needs source 'folder'")
         return self
 
 

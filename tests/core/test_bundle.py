@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -275,6 +277,28 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     assert result.stdout == f"{tmp_path}/flowers/3: cannot be written: File too large\n"
     assert everything_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4, 5])
+def test_an_interrupted_write_leaves_a_whole_bundle_or_nothing(
+    tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each time that it waits for the disk: after three files, their folder, and the rename."""
+    waits, sync = itertools.count(1), os.fsync
+
+    def interrupted(handle: int) -> None:
+        if next(waits) == place:
+            raise KeyboardInterrupt
+        sync(handle)
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(tmp_path, manifest(), files())
+    if place < 5:
+        assert everything_in(tmp_path) == []
+    else:
+        assert Bundle.open(tmp_path / "flowers" / "3").manifest.files.keys() == files().keys()
+        assert len(everything_in(tmp_path)) == 2 + len(files()) + 1
 
 
 def test_a_failed_write_keeps_the_versions_beside_it(bundle: Bundle) -> None:

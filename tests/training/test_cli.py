@@ -102,30 +102,58 @@ def test_a_recipe_is_checked_before_anything_is_written(
     assert not run.exists()
 
 
-def interrupt(arguments: list[str]) -> list[str]:
-    """Stop a training by Ctrl-C after its first epoch; returns the arguments that go on."""
+FIRST_EPOCH = "1/"
+"""What its line begins with."""
+
+
+def interrupt(
+    arguments: list[str], after: str = FIRST_EPOCH, number: signal.Signals = signal.SIGINT
+) -> str:
+    """Stop the command once it has written a line that begins so; returns what it says then."""
     command = [sys.executable, "-m", "training.cli", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while not process.stderr.readline().lstrip().startswith("1/"):
+        while not process.stderr.readline().lstrip().startswith(after):
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in rest
-    hint = next(line for line in rest.splitlines() if line.startswith("  convoy-train"))
+    return rest
+
+
+def advice(said: str) -> list[str]:
+    """The arguments that go on."""
+    hint = next(line for line in said.splitlines() if line.startswith("  convoy-train"))
     return shlex.split(hint)[1:]
 
 
-def test_sigint_leaves_a_checkpoint_and_says_how_to_go_on(
-    tmp_path: Path, recipe: str, photos: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
+    tmp_path: Path, recipe: str, photos: Path, number: signal.Signals
 ) -> None:
     options = ["--data", str(photos), "--run", str(tmp_path / "run"), "--set", "epochs=40"]
-    hint = interrupt(["fit", recipe, *options, "--models", str(tmp_path / "models")])
+    fit = ["fit", recipe, *options, "--models", str(tmp_path / "models")]
+    hint = advice(interrupt(fit, number=number))
     assert 1 <= len(Run.open(tmp_path / "run").load()["log"]) < 40
     assert main(hint) == 0
     assert len(Run.open(tmp_path / "run").load()["log"]) == 40
     assert list_versions(tmp_path / "models") == {"colours": [1]}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing_and_is_made_again(
+    tmp_path: Path, recipe: str, photos: Path, number: signal.Signals
+) -> None:
+    models = tmp_path / "models"
+    options = ["--data", str(photos), "--run", str(tmp_path / "run"), "--set", "epochs=1"]
+    fit = ["fit", recipe, *options, "--models", str(models)]
+    export = advice(interrupt(fit, "exporting epoch 1", number))
+    assert export[0] == "export"
+    interrupt(export, "exporting epoch 1", number)
+    assert not models.exists()
+    assert main(export) == 0
+    assert list_versions(models) == {"colours": [1]}
 
 
 def test_an_interrupt_changes_nothing_of_what_real_digits_teach(tmp_path: Path, data: Path) -> None:
@@ -138,7 +166,8 @@ def test_an_interrupt_changes_nothing_of_what_real_digits_teach(tmp_path: Path, 
 
     options = ["--data", str(digits), "--models", str(tmp_path / "models")]
     options += [word for change in changes for word in ("--set", change)]
-    assert main(interrupt(["fit", "mnist-cnn", *options, "--run", str(tmp_path / "parts")])) == 0
+    fit = ["fit", "mnist-cnn", *options, "--run", str(tmp_path / "parts")]
+    assert main(advice(interrupt(fit))) == 0
     resumed = Run.open(tmp_path / "parts").load()
     assert len(resumed["log"]) == 12
     for name, tensor in whole.best.items():

@@ -205,6 +205,19 @@ def test_data_are_found_by_environment(tmp_path: Path, monkeypatch: pytest.Monke
         find_data("folder", None)
 
 
+def test_a_recipe_s_photos_are_found_in_a_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("cats-vs-dogs")
+    monkeypatch.setenv("CONVOY_DATA", str(tmp_path))
+    with pytest.raises(TrainingError, match=r"no cats-vs-dogs in .*: name your images' folder"):
+        find_data("folder", None, within=recipe.collection_folder)
+    (tmp_path / "cats-vs-dogs").mkdir()
+    found = find_data("folder", None, within=recipe.collection_folder)
+    assert found == tmp_path / "cats-vs-dogs"
+    assert find_data("folder", tmp_path, within=recipe.collection_folder) == tmp_path
+
+
 @pytest.mark.parametrize("name", ["cifar10-fast", "mnist-cnn"])
 def test_a_folder_without_the_data_set(tmp_path: Path, name: str) -> None:
     with pytest.raises(TrainingError, match=f"{tmp_path}: holds n.*--data, or .* --download"):

@@ -47,6 +47,14 @@ def test_preview_command(tmp_path: Path, data: Path, capsys: pytest.CaptureFixtu
     assert "x.png: cannot be written: No such file" in capsys.readouterr().err
 
 
+def test_cats_and_dogs_are_found_in_the_collection(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVOY_DATA", str(data))
+    options = ["--images", "2", "--versions", "1", "--out", str(tmp_path / "sheet.png")]
+    assert main(["preview", "cats-vs-dogs", *options]) == 0
+
+
 def test_dollar_signs_are_no_formula(tmp_path: Path) -> None:
     figure = draw(augmented(PIXELS, tiny_recipe(), 1), ["a$_$b", "$"])
     figure.savefig(tmp_path / "sheet.png", format="png")

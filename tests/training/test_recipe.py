@@ -63,6 +63,11 @@ def test_bad_recipe_is_one_line(tmp_path: Path, text: str, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_only_folders_lie_in_a_collection() -> None:
+    with pytest.raises(TrainingError, match="collection_folder needs source 'folder'"):
+        load_recipe("mnist-cnn", ["collection_folder=digits"])
+
+
 def test_missing_recipe_lists_the_shipped_ones() -> None:
     with pytest.raises(TrainingError, match=r"no recipe 'nope': .*cifar10-fast"):
         load_recipe("nope")

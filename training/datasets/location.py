@@ -22,10 +22,13 @@ MADE_OF = {"garments": "fashion-mnist"}
 """Sources that are composed of another one's files."""
 
 
-def find_data(source: str, given: Path | None, *, download: bool = False) -> Path:
+def find_data(
+    source: str, given: Path | None, *, within: str | None = None, download: bool = False
+) -> Path:
     """The folder to look for a source in: the given one as it is, or what CONVOY_DATA points to.
 
-    A collection that comes packed, with an unpack.py, is laid out under .cache/data first.
+    A collection that comes packed, with an unpack.py, is laid out under .cache/data first. A source
+    of the user's own is looked for `within` a folder of it, if the recipe names one.
 
     Raises: TrainingError naming what to set.
     """
@@ -33,13 +36,15 @@ def find_data(source: str, given: Path | None, *, download: bool = False) -> Pat
         if source != "table" and not given.is_dir() and not download:
             raise TrainingError(f"{given}: no such folder; --data names the data set's folder")
         return given
-    if source in OWN:
+    if source in OWN and within is None:
         raise TrainingError(OWN[source])
     collection = Path(os.environ.get("CONVOY_DATA", DEFAULT))
     if (collection / "unpack.py").is_file():
-        return _unpack(collection, MADE_OF.get(source, source))
+        collection = _unpack(collection, within or MADE_OF.get(source, source))
+    if within is not None and not (collection / within).is_dir():
+        raise TrainingError(f"no {within} in {collection}: {OWN[source]}")
     if collection.is_dir():
-        return collection
+        return collection / (within or "")
     if download:
         return CACHE
     raise TrainingError(
