@@ -112,14 +112,12 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from convoy.bundle import Bundle
-    from training.compare import compare_bundles, describe_comparison
-    from training.datasets.location import find_data
-    from training.evaluate import trained_recipe
+    from training.compare import compare_bundles
+    from training.comparison import describe_comparison
 
     old, new = (Bundle.open(path.absolute()) for path in (arguments.old, arguments.new))
     trained = old if old.manifest.training.recipe else new
-    source = "folder" if arguments.folder else trained_recipe(trained).source
-    data = find_data(source, arguments.data)
+    data = _data(trained, arguments)
     found = compare_bundles(old, new, data, folder=arguments.folder, only=arguments.split)
     if arguments.json:
         print(json.dumps({**found.model_dump(mode="json"), "verdict": found.verdict}, indent=2))
@@ -130,9 +128,17 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _tests(bundle: Bundle, arguments: argparse.Namespace) -> list[Split]:
-    from training.datasets.location import find_data
-    from training.evaluate import find_tests, trained_recipe
+    from training.evaluate import find_tests
 
-    source = "folder" if arguments.folder else trained_recipe(bundle).source
-    data = find_data(source, arguments.data)
+    data = _data(bundle, arguments)
     return find_tests(bundle, data, folder=arguments.folder, only=arguments.split)
+
+
+def _data(bundle: Bundle, arguments: argparse.Namespace) -> Path:
+    from training.datasets.location import find_data
+    from training.evaluate import trained_recipe
+
+    if arguments.folder:
+        return find_data("folder", arguments.data)
+    recipe = trained_recipe(bundle)
+    return find_data(recipe.source, arguments.data, within=recipe.collection_folder)

@@ -13,7 +13,7 @@ from convoy.bundle import LOG_FILE, Bundle, Manifest, Quality
 from training.datasets import Split, open_source
 from training.datasets.folder import class_names, list_images, read_images
 from training.errors import TrainingError
-from training.measure import OnnxModel, measure
+from training.measure import Answered, OnnxModel, measure
 from training.metrics import describe_share, share_interval
 from training.recipe import Recipe, parse_recipe
 from training.report import render_report
@@ -21,28 +21,17 @@ from training.report import render_report
 
 def evaluate_bundle(bundle: Bundle, tests: Iterable[Split]) -> list[Quality]:
     """Measure the ONNX file on test splits that `find_tests` read."""
-    model, manifest = OnnxModel(bundle.model_path), bundle.manifest
-    return [
-        measure(
-            split,
-            model.predict(split.images, manifest.max_batch_size),
-            manifest.thresholds,
-            manifest.temperature,
-        )
-        for split in tests
-    ]
+    return _measured(bundle.manifest, _answered(bundle, tests))
 
 
 def report_bundle(bundle: Bundle, tests: Sequence[Split]) -> str:
     """The bundle's page made again; with tests, its figures are measured again too."""
-    manifest, batch = bundle.manifest, bundle.manifest.max_batch_size
-    if tests:
-        quality = tuple(evaluate_bundle(bundle, tests))
+    manifest, answered = bundle.manifest, _answered(bundle, tests)
+    if answered:
+        quality = tuple(_measured(manifest, answered))
         manifest = manifest.model_copy(update={"quality": quality})
-    model = OnnxModel(bundle.model_path)
-    measured = [(split, model.predict(split.images, batch)) for split in tests[:1]]
     graph = bundle.model_path.read_bytes()
-    return render_report(manifest, graph, bundle.golden(), read_log(bundle), measured)
+    return render_report(manifest, graph, bundle.golden(), read_log(bundle), answered)
 
 
 def read_log(bundle: Bundle) -> list[dict[str, Any]]:
@@ -117,6 +106,15 @@ def folder_split(manifest: Manifest, data: Path) -> Split:
     files, labels = list_images(data, names)
     known = np.array([manifest.labels.index(name) for name in names])
     return Split(read_images(files, manifest.input), known[labels], data.name)
+
+
+def _answered(bundle: Bundle, tests: Iterable[Split]) -> list[Answered]:
+    model, batch = OnnxModel(bundle.model_path), bundle.manifest.max_batch_size
+    return [(split, model.predict(split.images, batch)) for split in tests]
+
+
+def _measured(manifest: Manifest, answered: Iterable[Answered]) -> list[Quality]:
+    return [measure(*one, manifest.thresholds, manifest.temperature) for one in answered]
 
 
 def describe_quality(quality: Quality, labels: tuple[str, ...]) -> str:

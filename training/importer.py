@@ -10,27 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convoy.bundle import (
-    GOLDEN_FILE,
-    MODEL_FILE,
-    REPORT_FILE,
-    Bundle,
-    Golden,
-    Manifest,
-    Provenance,
-    write_bundle,
-)
+from convoy.bundle import Bundle, Golden, Manifest, Provenance, write_bundle
 from convoy.imaging import InputSpec
 from training.datasets import Split
 from training.errors import TrainingError
 from training.evaluate import folder_split
 from training.measure import Answered, OnnxModel, summarise
 from training.metrics import Probabilities
-from training.new_bundle import check_name, next_version, read_golden
+from training.new_bundle import bundle_files, check_name, next_version, read_golden
+from training.onnx_foreign import Foreign, read_foreign
 from training.onnx_prove import Images, Wrapped, precision_of, prove, run_by_hand
-from training.onnx_wrap import Ending, Foreign, Preprocessing, opset_of, read_foreign
+from training.onnx_wrap import Ending, Preprocessing, opset_of
 from training.precision import LIMITS
-from training.report import render_report
 from training.runs import describe_hardware
 from training.speed import measure_speed
 
@@ -82,11 +73,7 @@ def import_model(
     speed = measure_speed({manifest.precision: wrapped.graph}, pixels, wrapped.batches)
     manifest = manifest.model_copy(update={"speed": speed, **summarise(measured)})
     proof = Golden(tuple(encoded), pixels, wrapped.answers)
-    files = {
-        MODEL_FILE: wrapped.graph,
-        GOLDEN_FILE: proof.to_bytes(),
-        REPORT_FILE: render_report(manifest, wrapped.graph, proof, tests=measured).encode(),
-    }
+    files = bundle_files(manifest, wrapped.graph, proof, measured)
     return write_bundle(models, manifest, files), wrapped.difference
 
 

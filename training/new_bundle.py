@@ -1,8 +1,10 @@
-"""What a new bundle takes, whoever trained its network: a name, a version, golden inputs."""
+"""What a new bundle takes, whoever trained its network: a name, a version, its files."""
 
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from convoy.bundle import Golden, Name, list_versions
+from convoy.bundle import (
+    GOLDEN_FILE,
+    LOG_FILE,
+    MODEL_FILE,
+    REPORT_FILE,
+    Golden,
+    Manifest,
+    Name,
+    list_versions,
+)
 from convoy.imaging import InputSpec, decode
 from training.datasets import Split
 from training.datasets.folder import SUFFIXES, read_image
 from training.errors import TrainingError
-from training.measure import OnnxModel
+from training.measure import Answered, OnnxModel
+from training.report import render_report
+from training.runs import Log
 
 GOLDEN_IMAGES = 8
 
@@ -60,6 +73,20 @@ def read_golden(folder: Path, spec: InputSpec) -> tuple[list[bytes], NDArray[np.
 def next_version(models: Path, name: str) -> int:
     """One more than the newest there is."""
     return max(list_versions(models).get(name, []), default=0) + 1
+
+
+def bundle_files(
+    manifest: Manifest, graph: bytes, proof: Golden, measured: Sequence[Answered], log: Log = ()
+) -> dict[str, bytes]:
+    """Contents by name: the model, its golden inputs, its page and, if it has one, its log."""
+    files = {
+        MODEL_FILE: graph,
+        GOLDEN_FILE: proof.to_bytes(),
+        REPORT_FILE: render_report(manifest, graph, proof, log, measured).encode(),
+    }
+    if log:
+        files[LOG_FILE] = "".join(json.dumps(entry) + "\n" for entry in log).encode()
+    return files
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

@@ -12,7 +12,8 @@ from convoy.bundle import Precision
 from training.errors import first_line
 from training.measure import OnnxModel
 from training.metrics import Probabilities
-from training.onnx_wrap import Ending, Foreign, Preprocessing, wrap
+from training.onnx_foreign import Foreign
+from training.onnx_wrap import Ending, Preprocessing, wrap
 from training.precision import MAX_BATCH_DIFFERENCE
 from training.speed import BATCHES
 

@@ -163,10 +163,10 @@ def require_as_good(
     precision: Precision,
     model: OnnxModel,
     measured: Sequence[Answered],
-    fp32: OnnxModel,
+    reference: Sequence[Answered],
     thresholds: Sequence[float] | None = None,
 ) -> None:
-    """Hold a variant and its answers to the test splits against the fp32 graph.
+    """Hold a variant and its answers to the test splits against fp32's, the `reference`.
 
     Raises: TrainingError where it loses too much, or where an answer depends on what else is in
     its batch.
@@ -178,8 +178,8 @@ def require_as_good(
             f"by {moved:.2g}, more than {MAX_BATCH_DIFFERENCE:g}; export as fp32"
         )
     allowed = LIMITS[precision].accuracy_loss
-    for split, answer in measured:
-        before = share_right(split.labels, fp32.predict(split.images), thresholds)
+    for (split, answer), (_, exact) in zip(measured, reference, strict=True):
+        before = share_right(split.labels, exact, thresholds)
         after = share_right(split.labels, answer, thresholds)
         if before - after > allowed + 1e-9:  # they are shares of whole images
             raise TrainingError(

@@ -1,6 +1,6 @@
 """The training loop, from a recipe and images to the weights of the best epoch.
 
-Read from top to bottom: settings become objects, then every step of training is on the page. What
+Read from top to bottom: every step of training is on the page. What changes is the state; what
 is random follows from (seed, epoch, step), so a resumed run ends with the very weights of an
 uninterrupted one.
 """
@@ -11,14 +11,10 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from training.classifier import Classifier
 from training.datasets import Labelled, Source, Splits
@@ -27,10 +23,11 @@ from training.distributed import Team, without_sync
 from training.errors import TrainingError
 from training.feed import Batch, Feed, as_tensor, mixed
 from training.networks import Prepared
-from training.optimize import Average, autocast_type, make_optimizer, make_schedule, weights_of
+from training.optimize import autocast_type, weights_of
 from training.progress import describe_epoch, progress_bar, show
 from training.recipe import Recipe
 from training.runs import Log, Run, best_entry
+from training.state import State, make_state
 from training.tracking import tracking
 
 EVALUATION_BATCH = 256
@@ -40,64 +37,6 @@ PREPARING_PIXELS = 5_120_000
 patches."""
 CHECK_EVERY = 50
 """Steps between looks at the loss: each makes a GPU wait for the processor."""
-
-
-@dataclass
-class State:
-    """Everything that a checkpoint holds and a resumed run goes on from."""
-
-    model: Classifier
-    optimizer: Optimizer
-    schedule: LRScheduler
-    scaler: GradScaler
-    """Of fp16's losses; idle otherwise."""
-    average: Average | None
-    log: list[dict[str, Any]]
-    """One entry per finished epoch."""
-    best: dict[str, Tensor]
-    """Weights of the best epoch so far."""
-
-    @property
-    def evaluated(self) -> Classifier:
-        """What is measured, and exported in the end."""
-        return self.model if self.average is None else self.average.model
-
-    def checkpoint(self) -> dict[str, Any]:
-        """As plain tensors and numbers."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "average": self.average and self.average.model.state_dict(),
-            "log": self.log,
-            "best": self.best,
-        }
-
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """The opposite of `checkpoint`."""
-        self.model.load_state_dict(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.schedule.load_state_dict(checkpoint["schedule"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
-        if self.average is not None:
-            self.average.model.load_state_dict(checkpoint["average"])
-        self.log, self.best = checkpoint["log"], checkpoint["best"]
-
-
-def make_state(model: Classifier, recipe: Recipe, steps: int, device: torch.device) -> State:
-    """The state before the first of `steps` steps."""
-    optimizer = make_optimizer(recipe, model)
-    fp16 = autocast_type(recipe, device) is torch.float16
-    return State(
-        model,
-        optimizer,
-        make_schedule(recipe, optimizer, steps),
-        GradScaler(device.type, enabled=fp16),
-        Average(model, recipe.ema) if recipe.ema else None,
-        log=[],
-        best={},
-    )
 
 
 # ------------------------------------------------------------------ the run

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from convoy.imaging import InputSpec
 from tests.training.colours import tiny_recipe
 from training.classifier import Classifier
+from training.deployed import Deployed, to_onnx
 from training.errors import TrainingError
-from training.export import Deployed, to_onnx
 from training.measure import OnnxModel
 from training.networks import make_network
 from training.networks.capsnet import Routing, squash

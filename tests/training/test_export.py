@@ -14,9 +14,10 @@ from convoy.imaging import decode
 from tests.training.colours import export, tiny_recipe, write_photos
 from training.classifier import Classifier
 from training.datasets import Source, Splits
+from training.deployed import Deployed, to_onnx
 from training.errors import TrainingError
 from training.evaluate import evaluate_bundle, find_tests
-from training.export import Deployed, require_parity, to_onnx
+from training.export import require_parity
 from training.measure import OnnxModel
 from training.runs import Run
 from training.train import train
@@ -108,7 +109,8 @@ def test_versions_count_up_and_golden_files_are_taken(
 def test_a_graph_that_disagrees_is_refused(deployed: Deployed, source: Source) -> None:
     graph = to_onnx(deployed, source.spec)
     tests = source.tests()
-    require_parity(deployed, graph, tests)
+    ((split, answers),) = require_parity(deployed, graph, tests)
+    np.testing.assert_array_equal(answers, OnnxModel(graph).predict(split.images))
     with torch.no_grad():
         list(deployed.parameters())[-1][0] += 1.0  # the first class's bias
     with pytest.raises(TrainingError, match=r"export refused: at batch \d+ ONNX Runtime and"):

@@ -19,7 +19,8 @@ from training.evaluate import evaluate_bundle, find_tests
 from training.networks.finetune import FinetuneParameters
 from training.recipe import Recipe
 from training.runs import Run
-from training.train import State, train
+from training.state import State
+from training.train import train
 
 SMALLEST = "mobilenet_v3_small"
 SPEC = InputSpec(height=64, width=64, channels=3)

@@ -160,10 +160,26 @@ def gather(pixels: NDArray[np.uint8], rows: Any) -> NDArray[np.uint8]:
 def _write_pixels(
     file: Path, entries: Sequence[Entry], spec: InputSpec, before: _Index | None
 ) -> dict[str, str]:
-    """Fill a new array from the one before and from new files; returns what is wrong with which."""
+    """Write a new array whole or not at all; returns what is wrong with which file."""
+    work = file.with_name(f".writing-{os.getpid()}-{file.name}")
+    try:
+        new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
+        with work.open("r+b") as opened:
+            reserve(opened.fileno(), work.stat().st_size)
+        problems = _fill(new, entries, spec, before)
+        new.flush()
+        os.replace(work, file)
+    finally:
+        work.unlink(missing_ok=True)
+    return problems
+
+
+def _fill(
+    new: NDArray[np.uint8], entries: Sequence[Entry], spec: InputSpec, before: _Index | None
+) -> dict[str, str]:
+    """Copy what the array before holds and decode the rest; returns what is wrong with which."""
     known = {tuple(entry): row for row, entry in enumerate(before[1])} if before else {}
     old = np.load(before[0], mmap_mode="r") if before else None
-    problems: dict[str, str] = {}
 
     def pixels_of(entry: Entry) -> NDArray[np.uint8] | str:
         if before is not None and old is not None and entry in known:
@@ -175,24 +191,17 @@ def _write_pixels(
         except OSError as error:
             raise TrainingError(f"{entry[0]}: {error.strerror}") from None
 
-    work = file.with_name(f".writing-{os.getpid()}-{file.name}")
+    problems: dict[str, str] = {}
     pool = ThreadPoolExecutor(processor_count())  # decoding releases the interpreter's lock
     try:
-        new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
-        with work.open("r+b") as opened:
-            reserve(opened.fileno(), work.stat().st_size)
-        for row, (entry, made) in enumerate(
-            zip(entries, pool.map(pixels_of, entries), strict=True)
-        ):
-            if isinstance(made, str):
-                problems[entry[0]] = made
+        made = pool.map(pixels_of, entries)
+        for row, (entry, pixels) in enumerate(zip(entries, made, strict=True)):
+            if isinstance(pixels, str):
+                problems[entry[0]] = pixels
             else:
-                new[row] = made
-        new.flush()
-        os.replace(work, file)
+                new[row] = pixels
     finally:
         pool.shutdown(cancel_futures=True)
-        work.unlink(missing_ok=True)
     return problems
 
 
