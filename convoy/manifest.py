@@ -101,7 +101,9 @@ class Baseline(_Record):
     """Name of the split."""
     class_shares: tuple[Share, ...]
     """Share of images for which each class was the most probable."""
-    confidence_shares: tuple[Share, ...]
+    label_shares: tuple[Share, ...] | None = None
+    """Of a multi-label model, per class: share of images that were given the label."""
+    confidence_shares: Annotated[tuple[Share, ...], Field(min_length=1)]
     """Histogram of the highest probability over equal-width bins from 0 to 1."""
 
 
@@ -190,6 +192,8 @@ class Manifest(_Record):
             lists.append(self.thresholds)
         if self.baseline is not None:
             lists.append(self.baseline.class_shares)
+            if self.baseline.label_shares is not None:
+                lists.append(self.baseline.label_shares)
         if any(len(figures) != len(self.labels) for figures in lists):
             raise ValueError(f"figures per class must be {len(self.labels)}, one for each label")
         return self

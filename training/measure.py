@@ -104,16 +104,21 @@ def summarise(
     """What a manifest says of a model's answers: `quality`, and `baseline` of the first split."""
     return {
         "quality": tuple(measure(*one, thresholds, temperature) for one in measured),
-        "baseline": baseline(*measured[0]) if measured else None,
+        "baseline": baseline(*measured[0], thresholds) if measured else None,
     }
 
 
-def baseline(split: Split, probabilities: Probabilities) -> Baseline:
+def baseline(
+    split: Split, probabilities: Probabilities, thresholds: Sequence[float] | None = None
+) -> Baseline:
     """The distribution of predictions that a monitor compares later ones with."""
+    _, given = decide(split.labels, probabilities, thresholds)
+    several = split.labels.ndim == 2
     classes = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     confidences, _ = np.histogram(probabilities.max(axis=1), BASELINE_BINS, range=(0.0, 1.0))
     return Baseline(
         split=split.name,
         class_shares=tuple((classes / len(split)).tolist()),
+        label_shares=tuple(given.mean(axis=0).tolist()) if several else None,
         confidence_shares=tuple((confidences / len(split)).tolist()),
     )

@@ -17,6 +17,7 @@ from training.datasets.base import stratified_split
 from training.datasets.garments import pair
 from training.errors import TrainingError
 from training.evaluate import describe_quality, evaluate_bundle, find_tests
+from training.measure import OnnxModel
 from training.metrics import decide, per_class
 from training.recipe import Recipe, load_recipe
 from training.runs import Run
@@ -61,6 +62,10 @@ def test_from_a_table_to_a_service(tmp_path: Path) -> None:
     assert quality.macro_f1 is not None
     assert quality.macro_f1 > 0.8
     assert evaluate_bundle(bundle, find_tests(bundle, table)) == [quality]
+    assert manifest.baseline is not None
+    (test,) = source.tests()
+    given = OnnxModel(bundle.model_path).predict(test.images) > np.array(manifest.thresholds)
+    assert manifest.baseline.label_shares == pytest.approx(given.mean(axis=0))
     assert "predicted as" not in describe_quality(quality, manifest.labels)
     assert "Confusion" not in (bundle.path / "report.html").read_text()
     with running_server(tmp_path / "models") as server, ImageClient(server.grpc_address) as client:
