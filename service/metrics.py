@@ -22,6 +22,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service.drift import Drift
+
 # 100 us to 10 s, about two and a half steps a decade: one scale for every duration.
 SECONDS = (
     1e-4,
@@ -112,8 +114,8 @@ class ModelMetrics:
     """What one model does."""
 
     __slots__ = (
-        "batch_size", "depth", "dropped", "failed", "images", "last_answer", "load_seconds", "name",
-        "precision", "provider", "stages", "version",
+        "batch_size", "depth", "drift", "dropped", "failed", "images", "last_answer",
+        "load_seconds", "name", "precision", "provider", "stages", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: int, *, precision: str, provider: str) -> None:
@@ -129,6 +131,7 @@ class ModelMetrics:
         self.batch_size = Histogram(BATCH_SIZES)
         self.dropped = dict.fromkeys(DROP_REASONS, 0)
         self.depth: Callable[[], int] = lambda: 0
+        self.drift: Drift | None = None
 
 
 class Metrics:
@@ -177,6 +180,7 @@ class Metrics:
         """Turn the counts into Prometheus families; called by the registry at each scrape."""
         yield from self._collect_methods()
         yield from self._collect_models()
+        yield from self._collect_drift()
         yield _gauge("convoy_ready", "1 while the service answers.", self.ready)
         yield _gauge(
             "convoy_device_fallback",
@@ -254,6 +258,18 @@ class Metrics:
         yield _gauges("convoy_model_info", "The models being served.",
             ("model", "version", "provider", "precision"),
             (((one.name, one.version, one.provider, one.precision), 1) for one in models),
+        )  # fmt: skip
+
+    def _collect_drift(self) -> Iterable[Metric]:
+        found = [(one, *one.drift.read()) for one in self._models if one.drift is not None]
+        yield _gauges("convoy_drift_predictions", "Predictions that drift is measured on.",
+            ("model", "version"),
+            (((one.name, one.version), predictions) for one, predictions, _ in found),
+        )  # fmt: skip
+        yield _gauges("convoy_drift_psi", "Population stability index against the baseline.",
+            ("model", "version", "of"),
+            (((one.name, one.version, of), index)
+             for one, _, indices in found for of, index in indices.items()),
         )  # fmt: skip
 
 

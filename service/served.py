@@ -14,6 +14,7 @@ import structlog
 from convoy.bundle import Bundle
 from service.admission import Admission
 from service.batching import Batcher, Item
+from service.drift import watch
 from service.errors import ModelFailure, OutOfMemory
 from service.loading import batch_limit
 from service.metrics import ModelMetrics
@@ -89,6 +90,7 @@ class ServedModel:
             on_batch=metrics.batch_size.observe,
         )
         metrics.depth = lambda: self._batcher.depth
+        metrics.drift = watch(manifest, window=settings.drift_window)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -155,9 +157,12 @@ class ServedModel:
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
         slot = self._free.pop()  # the batcher runs no more batches than there are slots
         try:
-            return await slot.run(batch, len(self.labels))
+            results = await slot.run(batch, len(self.labels))
         finally:
             self._free.append(slot)
+        if self.metrics.drift is not None:
+            self.metrics.drift.observe(results)
+        return results
 
 
 def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores | Exception]:

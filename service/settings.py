@@ -198,6 +198,11 @@ class Settings(BaseSettings):
     drain_timeout: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="Seconds that accepted calls may take to finish after SIGTERM."
     )
+    drift_window: Annotated[float, Field(ge=60, le=30 * 86_400)] = Field(
+        3600.0,
+        description="Seconds of predictions that convoy_drift_psi compares with the model's "
+        "baseline; it needs 1,000 of them.",
+    )
     log_level: LogLevel = Field("info", description="The least severe events that are logged.")
     access_log: bool = Field(
         False, description="Log each call: the event `call`, with status, duration and sizes."

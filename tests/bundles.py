@@ -22,6 +22,7 @@ from convoy.bundle import (
     INPUT_NAME,
     MODEL_FILE,
     OUTPUT_NAME,
+    Baseline,
     Bundle,
     Golden,
     Manifest,
@@ -50,6 +51,7 @@ def make_bundle(
     *,
     channels: Literal[1, 3] = 3,
     flaw: Flaw | None = None,
+    baseline: Baseline | None = None,
     gain: float = GAIN,
 ) -> Bundle:
     """Write `models/<name>/<version>/` and open it; another `gain` makes its answers differ.
@@ -71,6 +73,7 @@ def make_bundle(
         training=Provenance(
             dataset="none", created="2026-01-01T00:00:00Z", hardware="none, made by a test"
         ),
+        baseline=baseline,
     )
     model = make_model(len(labels), spec, flaw, gain).SerializeToString()
     golden = _golden(spec, len(labels), gain).to_bytes()

@@ -45,7 +45,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
     ],
     "service": [
-        ("backoff", "cuda", "errors", "logs", "watching"),
+        ("backoff", "cuda", "drift", "errors", "logs", "watching"),
         (
             "deadlines",
             "devices",
