@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from convoy.bundle import Baseline
 from convoy.v1 import image_classifier_pb2 as pb
 from tests.bundles import make_bundle, solid
 from tests.deploy.conftest import alert_expressions, panel_expressions
@@ -29,7 +30,7 @@ def prometheus(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is missing: install Debian's package prometheus")
     work = tmp_path_factory.mktemp("monitoring")
-    make_bundle(work / "models", flaw="nan-on-black")
+    make_bundle(work / "models", flaw="nan-on-black", baseline=baseline())
     with (
         server_process(work / "models") as server,
         running_prometheus(root / "deploy/prometheus", work, server.http_address) as running,
@@ -41,12 +42,21 @@ def prometheus(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
+def baseline() -> Baseline:
+    """Of a model whose every answer is a sure "red"."""
+    confidence_shares = (0.0,) * 19 + (1.0,)
+    return Baseline(split="test", class_shares=(1.0, 0.0, 0.0), confidence_shares=confidence_shares)
+
+
 def send_requests(server: Running) -> None:
     """Single, streamed, refused, and one on which the model breaks its contract."""
     good = request(solid("red"))
+    many = pb.ClassifyRequest(images=good.images[:1] * 256)  # drift shows after 1,000 predictions
     with server.stub() as stub:
         for _ in range(20):
             stub.Classify(good)
+        for _ in range(4):
+            stub.Classify(many)
         assert len(list(stub.ClassifyStream(iter([good] * 5)))) == 5
         for bad, code in (
             (request(b"no image"), grpc.StatusCode.INVALID_ARGUMENT),
