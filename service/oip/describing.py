@@ -102,7 +102,8 @@ def statistics(model: ServedModel) -> pb.ModelStatistics:
             success=pb.StatisticDuration(count=answer.count, ns=total),
             fail=pb.StatisticDuration(count=counted.failed),
             queue=queue,
-            compute_input=decode,
+            # Where nothing was to be decoded, that took no time.
+            compute_input=pb.StatisticDuration(count=answer.count, ns=decode.ns),
             compute_infer=compute,
             compute_output=answer,
             cache_hit=pb.StatisticDuration(),

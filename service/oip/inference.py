@@ -21,6 +21,9 @@ from service.served import ServedModel
 from service.session import Rows
 from service.status import told
 
+# Clients written for models that answer a request several times wait for it.
+FINAL = "triton_final_response"
+
 
 class Inference:
     """The methods of GRPCInferenceService that classify."""
@@ -42,7 +45,7 @@ class Inference:
                 async with asyncio.timeout(microseconds / 1e6):
                     sooner = min(deadline, monotonic() + microseconds / 1e6)
                     return await self._infer(model, request, sooner)
-            except TimeoutError:
+            except (TimeoutError, DeadlineExceeded):
                 raise DeadlineExceeded(
                     f"the request's timeout of {microseconds:,} microseconds has passed"
                 ) from None
@@ -99,6 +102,7 @@ class Inference:
     ) -> pb.ModelStreamInferResponse:
         try:
             response = await self.model_infer(request, deadline=deadline)
+            response.parameters[FINAL].bool_param = True
             return pb.ModelStreamInferResponse(infer_response=response)
         except Exception as error:
             _, text = told(error, request.id)

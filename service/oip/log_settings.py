@@ -72,7 +72,7 @@ class LogSettings:
                 )
             value = getattr(message, kind)
             if name not in CHANGEABLE and value != values[name]:
-                raise InvalidRequest(
+                raise Unsupported(
                     f"settings[{name}]: cannot be changed; {', '.join(CHANGEABLE)} can"
                 )
             values[name] = value

@@ -48,6 +48,8 @@ def find_output(
     parameters = request.outputs[0].parameters
     where = f"outputs[0] ({OUTPUT_NAME})"
     top = min(number(parameters, "classification", where), len(model.labels))
+    if "classification" in parameters and top == 0:
+        raise InvalidRequest(f"{where}: parameters[classification]: 0 classes, must be at least 1")
     if count * top > MAX_SCORES:
         raise InvalidRequest(
             f"{where}: parameters[classification]: {top} classes for each of {count} images, "

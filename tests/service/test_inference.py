@@ -161,6 +161,14 @@ def test_a_full_queue_refuses_with_a_pushback(models: Path) -> None:
         assert server.metric("convoy_rejected_total", reason="queue_full") == 1
 
 
+def test_a_timeout_that_is_over_at_once_is_named(inference: Stub) -> None:
+    timeout = {"timeout": pb.InferParameter(int64_param=1)}
+    code, text = refused(inference.ModelInfer, files_request(RED, parameters=timeout))
+    assert (code, text) == (
+        "DEADLINE_EXCEEDED", "the request's timeout of 1 microseconds has passed",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
 def test_the_timeout_of_a_request_bounds_its_wait(tmp_path: Path, kind: str) -> None:
     timeout = {"timeout": pb.InferParameter(**{kind: 200_000})}
@@ -281,6 +289,7 @@ BAD = {
     "an output twice": (
         pixels_request(NOISE, outputs=[top(1), top(1)]), "probabilities is asked for 2 times"
     ),
+    "no classes": (pixels_request(NOISE, outputs=[top(0)]), "0 classes, must be at least 1"),
     "negative classification": (
         pixels_request(NOISE, outputs=[top(-1)]), "parameters[classification]: must be a whole"
     ),
@@ -365,6 +374,8 @@ def test_a_stream_answers_in_order_and_survives_bad_requests(inference: Stub) ->
     assert len(replies) == 100
     for k, reply in enumerate(replies):
         assert reply.infer_response.id == (str(k) if k % 5 else "")
+        final = reply.infer_response.parameters["triton_final_response"].bool_param
+        assert final == (not reply.error_message)
         assert bool(reply.error_message) == (k % 3 == 0 or k % 5 == 0)
     assert "encoded_images[0]" in replies[3].error_message
     assert probabilities(replies[1].infer_response).argmax() == 0
