@@ -16,10 +16,20 @@ FOLDER = ROOT / ".cache" / "peers"
 # The same work for everybody.
 COMMON = (f"onnxruntime=={onnxruntime.__version__}", f"pillow=={version('pillow')}")
 INSTALL_SECONDS = 900
+# Written last: what an environment has.
+NOTE = "installed.txt"
 
 
 class Unavailable(Exception):
     """A peer that cannot be had on this machine; says why."""
+
+
+def installed(name: str, packages: tuple[str, ...]) -> Path | None:
+    """The interpreter of the environment that has these packages; None where it is not made yet."""
+    folder = FOLDER.resolve() / name
+    note = folder / NOTE
+    made = note.exists() and note.read_text() == _wanted(packages)
+    return folder / "bin" / "python" if made else None
 
 
 def python_of(name: str, packages: tuple[str, ...]) -> Path:
@@ -27,11 +37,10 @@ def python_of(name: str, packages: tuple[str, ...]) -> Path:
 
     Raises: Unavailable.
     """
-    folder = FOLDER.resolve() / name
-    python, installed = folder / "bin" / "python", folder / "installed.txt"
-    wanted = "\n".join((*COMMON, *packages))
-    if installed.exists() and installed.read_text() == wanted:
-        return python
+    if found := installed(name, packages):
+        return found
+    folder, wanted = FOLDER.resolve() / name, _wanted(packages)
+    python = folder / "bin" / "python"
     print(f"installing {name} into {folder}", file=sys.stderr, flush=True)
     venv.create(folder, with_pip=True, clear=True)
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
@@ -47,8 +56,12 @@ def python_of(name: str, packages: tuple[str, ...]) -> Path:
         raise Unavailable(f"pip: {error.stderr.strip().splitlines()[-1]}") from None
     except subprocess.TimeoutExpired:
         raise Unavailable(f"pip took more than {INSTALL_SECONDS} s") from None
-    installed.write_text(wanted)
+    (folder / NOTE).write_text(wanted)
     return python
+
+
+def _wanted(packages: tuple[str, ...]) -> str:
+    return "\n".join((*COMMON, *packages))
 
 
 def version_of(python: Path, package: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from benchmarks.h2load import Load, framed
+from benchmarks.peers import triton
 from benchmarks.peers.peer import APPS, CALL_SECONDS, GrpcPeer, HttpPeer
 from benchmarks.peers.task import DEFAULTS, Setting, Task
 from benchmarks.processes import METHOD, ROOT, Server, convoy_serve, free_port
@@ -167,8 +168,8 @@ class OipPeer(GrpcPeer):
 class Triton(OipPeer):
     """tritonserver, the binary in NVIDIA's wheel, with the Python backend."""
 
-    name = "triton"
-    packages = ("nvidia-pytriton", "tritonclient[grpc]")
+    name = triton.NAME
+    packages = triton.PACKAGES
 
     def command(self, port: int, folder: Path, task: Task, setting: Setting) -> list[str]:
         """A model repository with one model."""
@@ -180,33 +181,11 @@ class Triton(OipPeer):
         # The embedded interpreter heeds no PYTHONPATH, but it looks beside the model.
         (model / "1" / "benchmarks").symlink_to(ROOT / "benchmarks")
         (model / "config.pbtxt").write_text(self._config(task, setting))
-        backends = folder / "backends"
-        shutil.copytree(self._wheel / "tritonserver" / "backends", backends)
-        stub = Path(self._number, "triton_python_backend_stub")
-        shutil.copy(
-            self._wheel / "tritonserver" / "python_backend_stubs" / stub, backends / "python"
-        )
-        return [
-            str(self._wheel / "tritonserver" / "bin" / "tritonserver"),
-            f"--model-repository={folder / 'models'}",
-            f"--backend-directory={backends}",
-            f"--grpc-port={port}",
-            *("--grpc-address=127.0.0.1", "--allow-http=false", "--allow-metrics=false"),
-        ]
+        return triton.command(self.python, folder, port)
 
     def environment(self, task: Task, setting: Setting) -> dict[str, str]:
-        """Where the backend's process finds its libraries."""
-        libraries = str(self._wheel.parent / "nvidia_pytriton.libs")
-        return super().environment(task, setting) | {"LD_LIBRARY_PATH": libraries}
-
-    @property
-    def _number(self) -> str:
-        return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-    @property
-    def _wheel(self) -> Path:
-        root = self.python.parent.parent
-        return root / "lib" / f"python{self._number}" / "site-packages" / "pytriton"
+        """With its libraries."""
+        return super().environment(task, setting) | triton.libraries(self.python)
 
     def _config(self, task: Task, setting: Setting) -> str:
         kind = "TYPE_STRING" if task.load.encoded else "TYPE_UINT8"
