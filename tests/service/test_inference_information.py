@@ -51,7 +51,7 @@ def test_nothing_is_ready_before_the_models_are() -> None:
             max_streams=1,
             stream_images=1,
         )
-        information = Information(pipeline, max_delay_ms=0, shared_memory=False)
+        information = Information(pipeline, shared_memory=False)
         return (
             (await information.server_live(pb.ServerLiveRequest())).live,
             (await information.server_ready(pb.ServerReadyRequest())).ready,
@@ -61,7 +61,7 @@ def test_nothing_is_ready_before_the_models_are() -> None:
     assert asyncio.run(asked()) == (True, False, False)
 
 
-@pytest.mark.parametrize("number", ["abc", "-1", "0", "1.5", "9" * 40, "\u0662"])
+@pytest.mark.parametrize("number", ["-1", "0", "1.5", "9" * 40, "\u0662"])
 def test_versions_that_are_none(inference: rpc.GRPCInferenceServiceStub, number: str) -> None:
     request = pb.ModelMetadataRequest(name="tiny", version=number)
     code, text = refused(inference.ModelMetadata, request)
