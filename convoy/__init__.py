@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convoy.client.aio import AsyncImageClient
     from convoy.client.chunks import Batching
+    from convoy.client.control import ModelControl, ModelState
     from convoy.client.errors import (
         ClientError,
         Denied,
@@ -37,6 +38,8 @@ __all__ = [
     "ImageInput",
     "InvalidRequest",
     "Model",
+    "ModelControl",
+    "ModelState",
     "NotFound",
     "Overloaded",
     "Result",
@@ -55,6 +58,8 @@ _HOMES = {
     "ImageClient": "convoy.client.sync",
     "ImageInput": "convoy.client.inputs",
     "Model": "convoy.client.types",
+    "ModelControl": "convoy.client.control",
+    "ModelState": "convoy.client.control",
     "Result": "convoy.client.types",
     "Retry": "convoy.client.retry",
     "Timings": "convoy.client.types",

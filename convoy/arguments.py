@@ -19,6 +19,11 @@ def count(text: str) -> int:
     return whole(text, least=1)
 
 
+def number_or_label(text: str) -> int | str:
+    """A version: a whole number from 1, or a label. Raises: ArgumentTypeError."""
+    return text if text[:1].isalpha() else count(text)
+
+
 def positive(text: str) -> float:
     """A number above 0. Raises: ArgumentTypeError."""
     try:

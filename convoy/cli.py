@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from convoy.arguments import count, positive, whole
+from convoy.arguments import count, number_or_label, positive, whole
 from convoy.errors import ConvoyError
 
 DEFAULT_SERVER = "127.0.0.1:8500"
+ACTIONS = ("load", "unload", "promote", "rollback")
 
 _EXIT_CODES = """\
 exit codes:
@@ -115,9 +116,25 @@ def _add_classify(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_models(commands: Commands[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("models", help="list what the server serves")
+    command = commands.add_parser(
+        "models",
+        help="list what the server serves, or change it",
+        description="Without ACTION: list what the server serves. The actions need the server's "
+        "control token, in the variable CONVOY_CONTROL_TOKEN.",
+    )
+    command.add_argument(
+        "action",
+        nargs="?",
+        choices=ACTIONS,
+        metavar="ACTION",
+        help="load: serve NAME as the server's folder has it now; unload: stop to serve it; "
+        "promote: have its challenger, or --model-version, answer; rollback: end the challenger's "
+        "trial, or return to the version before",
+    )
+    command.add_argument("name", nargs="?", metavar="NAME", help="the model that ACTION is for")
+    _add_version(command, "for promote (default: the challenger)")
     command.add_argument("--json", action="store_true", help="one JSON object a line")
-    _add_server(command, timeout=10.0)
+    _add_server(command, timeout=None)
 
 
 def _add_health(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -169,20 +186,24 @@ def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="NAME", help="default: the server's default model")
+    _add_version(command, "or a label, as `stable` (default: the server chooses)", label=True)
+
+
+def _add_version(command: argparse.ArgumentParser, text: str, *, label: bool = False) -> None:
     command.add_argument(
-        "--model-version", type=count, metavar="N", help="default: the newest being served"
+        "--model-version", type=number_or_label if label else count, metavar="N", help=text
     )
     # What is typed by those who think of the client's `version`.
     command.add_argument(
         "--version",
-        type=count,
+        type=number_or_label if label else count,
         dest="model_version",
         default=argparse.SUPPRESS,
         help=argparse.SUPPRESS,
     )
 
 
-def _add_server(command: argparse.ArgumentParser, *, timeout: float) -> None:
+def _add_server(command: argparse.ArgumentParser, *, timeout: float | None) -> None:
     command.add_argument(
         "--server",
         default=os.environ.get("CONVOY_SERVER") or DEFAULT_SERVER,
@@ -194,7 +215,8 @@ def _add_server(command: argparse.ArgumentParser, *, timeout: float) -> None:
         type=positive,
         default=timeout,
         metavar="S",
-        help=f"seconds for one call with its retries (default: {timeout:g})",
+        help="seconds for one call with its retries (default: "
+        + ("10, for actions 300)" if timeout is None else f"{timeout:g})"),
     )
 
 

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from service.deadlines import why_gone
 from service.errors import InvalidRequest
+from service.gate import Gate
 from service.metrics import MethodMetrics, Metrics
 from service.rpcs import Rpc
 from service.status import Code, pushback_ms, told
@@ -31,7 +32,7 @@ LAME_DUCK_SECONDS = 2.0
 Source = TypeVar("Source")
 Answer = TypeVar("Answer")
 
-Unary = Callable[[bytes, float], Awaitable[bytes]]
+Unary = Callable[[bytes, float, str], Awaitable[bytes]]
 Stream = Callable[[AsyncIterator[bytes], float], AsyncGenerator[bytes, None]]
 
 
@@ -47,12 +48,14 @@ class CallFailed(Exception):
 class Carrier:
     """Carries calls between the bytes of a front and the methods.
 
-    What a front is given takes messages as bytes and the deadline, of the monotonic clock. It
-    raises CallFailed, and is to be cancelled when the caller has left or the deadline has passed.
+    What a front is given takes messages as bytes, the deadline, of the monotonic clock, and for a
+    unary call its header `authorization`. It raises CallFailed, and is to be cancelled when the
+    caller has left or the deadline has passed.
     """
 
-    def __init__(self, metrics: Metrics, *, max_images: int) -> None:
+    def __init__(self, metrics: Metrics, gate: Gate, *, max_images: int) -> None:
         self._metrics = metrics
+        self._gate = gate
         self._max_fields = max_images + OTHER_FIELDS
         self._methods: dict[tuple[str, str], MethodMetrics] = {}
         self._draining = False
@@ -67,20 +70,22 @@ class Carrier:
 
     def translated(
         self, rpc: Rpc, read: Callable[[Source], Message], write: Callable[[Message], Answer]
-    ) -> Callable[[Source, float], Awaitable[Answer]]:
+    ) -> Callable[[Source, float, str], Awaitable[Answer]]:
         """As `unary`, from what `read` reads a request of to what `write` makes of its response.
 
         `read` may raise InvalidRequest: reading is part of the call, and counted as that.
         """
         counts = self._counts(rpc)
 
-        async def carry(source: Source, deadline: float) -> Answer:
+        async def carry(source: Source, deadline: float, authorization: str) -> Answer:
             start = monotonic()
             counts.started += 1
             accepted = self._arrive()
             code = Code.OK
             message: Message | None = None
             try:
+                if rpc.control:
+                    self._gate.check(authorization)
                 message = self._read(read, source)
                 del source  # it may be large, and the message holds a copy
                 return write(await rpc.call(message, deadline=deadline))

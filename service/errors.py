@@ -4,6 +4,7 @@ ConvoyError
 ├── RequestError              one call fails, the service lives
 │   ├── InvalidRequest        the caller's mistake
 │   ├── ModelNotFound         no such model or version
+│   ├── Unauthenticated       the caller has not shown that it may do that
 │   ├── Unsupported           this server does not do that
 │   ├── RegionNotFound        no such region of shared memory
 │   ├── RegionExists          there is a region of that name
@@ -36,6 +37,10 @@ class InvalidRequest(RequestError):
 
 class ModelNotFound(RequestError):
     """No such model or version; the text lists what there is."""
+
+
+class Unauthenticated(RequestError):
+    """The caller has not shown that it may do that."""
 
 
 class Unsupported(RequestError):

@@ -153,7 +153,7 @@ class Keeper:
         async with self._lock:
             entry = self._entry(name)
             if entry.challenger is not None:
-                self._write(models_file.end_trial, name)
+                self._write(models_file.end_trial, name, entry.live)
             elif (previous := entry.labels.get(models_file.PREVIOUS)) is not None:
                 self._write(models_file.roll_back, name, previous)
             else:
@@ -188,9 +188,9 @@ class Keeper:
             raise ModelNotFound(f"model {name[:128]!r}: not loaded")
         return entry
 
-    def _write(self, change: Callable[..., None], name: str, *version: int) -> None:
+    def _write(self, change: Callable[[Path, str, int], None], name: str, version: int) -> None:
         try:
-            change(self._settings.models, name, *version)
+            change(self._settings.models, name, version)
         except UsageError as error:
             raise LoadFailed(f"{error}; change it where it is kept") from None
 
@@ -212,6 +212,8 @@ class Keeper:
         """Have this name served as it should be; returns why that is not so."""
         config = self._configs.get(name, ModelConfig())
         if config.challenger is not None and self._ended.get(name) == config.challenger:
+            # Or it would be the newest, and answer everybody.
+            found = [version for version in found if version != config.challenger.version]
             config = config.model_copy(update={"challenger": None})
         old = self.repository.entries.get(name)
         models = await self._bring_up(name, config, found, old)

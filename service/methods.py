@@ -39,7 +39,12 @@ class ImageClassifier:
         Raises: RequestError.
         """
         with self._pipeline.request(request.model, request.request_id):
-            model = self._pipeline.models.get(request.model, request.version)
+            model = self._pipeline.route(
+                request.model,
+                request.version,
+                request.version_label,
+                key=request.routing_key or request.request_id,
+            )
             return await self._classify(model, request, deadline)
 
     async def classify_stream(
@@ -63,15 +68,15 @@ class ImageClassifier:
     ) -> pb.ListModelsResponse:
         """Describe every model."""
         models = self._pipeline.models
-        return pb.ListModelsResponse(models=[describe(one, models.default) for one in models])
+        return pb.ListModelsResponse(models=[describe(one, models) for one in models])
 
     async def get_model(
         self, request: pb.GetModelRequest, *, deadline: float = math.inf
     ) -> pb.Model:
         """Describe one model. Raises: ModelNotFound, InvalidRequest."""
         with self._pipeline.question(request.model):
-            models = self._pipeline.models
-            return describe(models.get(request.model, request.version), models.default)
+            model = self._pipeline.find(request.model, request.version, request.version_label)
+            return describe(model, self._pipeline.models)
 
     async def _classify(
         self, model: ServedModel, request: pb.ClassifyRequest, deadline: float

@@ -144,9 +144,12 @@ def roll_back(models: Path, name: str, version: int) -> None:
     _change(models, name, {STABLE: version, PREVIOUS: None})
 
 
-def end_trial(models: Path, name: str) -> None:
-    """Take the challenger out. Raises: UsageError as above."""
-    _change(models, name, {})
+def end_trial(models: Path, name: str, version: int) -> None:
+    """Take the challenger out, and make sure that `version` goes on in spite of it.
+
+    Raises: UsageError as above.
+    """
+    _change(models, name, {STABLE: version})
 
 
 def _change(models: Path, name: str, labels: Mapping[str, int | None]) -> None:
@@ -156,7 +159,7 @@ def _change(models: Path, name: str, labels: Mapping[str, int | None]) -> None:
         document: Any = tomlkit.parse(file.read_text() if file.exists() else "")
         table = document.setdefault(name, tomlkit.table())
         table.pop("challenger", None)
-        own = table.setdefault("labels", tomlkit.inline_table()) if labels else {}
+        own = table.setdefault("labels", tomlkit.inline_table())
         for label, version in labels.items():
             own.pop(label, None)
             if version is not None:

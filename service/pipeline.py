@@ -134,6 +134,21 @@ class Pipeline:
             self._note(error, model)
             raise
 
+    def find(self, name: str, version: int, label: str) -> ServedModel:
+        """The model that is asked about. Raises: InvalidRequest, ModelNotFound, NotServing."""
+        if version and label:
+            raise InvalidRequest(f"version_label: {label[:MAX_NAME]!r} beside version {version}")
+        return self.models.get(name, version, label)
+
+    def route(self, name: str, version: int, label: str, *, key: str) -> ServedModel:
+        """The model that is to answer a request; the same `key` gets the same one.
+
+        Raises: as `find`.
+        """
+        if version or label:
+            return self.find(name, version, label)
+        return self.models.route(name, key=key[:MAX_NAME]).model
+
     def check(
         self, count: int, request_id: str, *, images: str = "images", id_field: str = "request_id"
     ) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from convoy.manifest import Manifest
 from convoy.v1 import image_classifier_pb2 as pb
 from service.batching import Item
+from service.repository import Entry, Repository
 from service.served import ServedModel
 from service.session import Rows, Scores
 
@@ -29,14 +30,19 @@ class Stages(NamedTuple):
     answer: float
 
 
-def describe(model: ServedModel, default: str | None) -> pb.Model:
-    """A model as ListModels and GetModel show it; `default` is the name of the default model."""
+def describe(model: ServedModel, models: Repository) -> pb.Model:
+    """One of the models as ListModels and GetModel show it."""
     manifest = model.manifest
+    entry = models.entries[manifest.name]
     quality = manifest.quality[0] if manifest.quality else None
     return pb.Model(
         name=manifest.name,
         version=manifest.version,
-        is_default=manifest.name == default,
+        is_default=manifest.name == models.default,
+        version_labels=sorted(
+            label for label, version in entry.labels.items() if version == manifest.version
+        ),
+        role=_role(entry, manifest.version),
         task=_TASKS[manifest.task],
         labels=manifest.labels,
         height=manifest.input.height,
@@ -50,6 +56,15 @@ def describe(model: ServedModel, default: str | None) -> pb.Model:
         test_split=quality.split if quality else "",
         thresholds=_thresholds(manifest),
     )
+
+
+def _role(entry: Entry, version: int) -> pb.Role:
+    if version == entry.live:
+        return pb.ROLE_LIVE
+    challenger = entry.challenger
+    if challenger is None or challenger.version != version:
+        return pb.ROLE_NAMED
+    return pb.ROLE_SHADOW if challenger.mode == "shadow" else pb.ROLE_CANARY
 
 
 def _thresholds(manifest: Manifest) -> tuple[float, ...]:

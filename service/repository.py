@@ -117,8 +117,8 @@ class Repository:
             raise self._missing(entry.name, version, label)
         return model
 
-    def route(self, name: str, version: int = 0, label: str = "", *, key: str = "") -> Route:
-        """Who is to answer a request: as `get`, but for a share of those that name no version.
+    def route(self, name: str, *, key: str = "") -> Route:
+        """Who is to answer a request that names no version: the champion, or its challenger.
 
         The same `key` goes the same way for as long as the challenger's share is the same.
 
@@ -126,9 +126,9 @@ class Repository:
         """
         entry = self._entry(name)
         challenger = entry.challenger
-        if challenger is None or version or label:
-            return Route(self.get(name, version, label))
         model = entry.champion
+        if challenger is None:
+            return Route(model)
         other = entry.versions.get(challenger.version)
         if other is None or place(entry.name, key) >= challenger.share:
             return Route(model)

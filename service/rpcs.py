@@ -12,13 +12,16 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from convoy.v1 import image_classifier_pb2 as pb
+from convoy.v1 import model_control_pb2 as control_pb
+from service.control import ModelControl
 from service.health import Health
 from service.methods import ImageClassifier
 from service.names import SERVICE
-from service.oip.table import INFERENCE, NESTED, OpenInference
+from service.oip.table import CONTROLLED, INFERENCE, NESTED, OpenInference
 from service.wire import NONE, Nested
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+CONTROL = control_pb.DESCRIPTOR.services_by_name["ModelControl"].full_name
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 
 Kind = Literal["unary", "server_stream", "bidi_stream"]
@@ -43,6 +46,8 @@ class Rpc:
     call: Callable[..., Any]
     nested: Nested = field(default_factory=dict)
     """Messages in the request that count as large where they have many fields."""
+    control: bool = False
+    """Whether only those may call it who have the control token."""
 
     @property
     def counted(self) -> bool:
@@ -50,7 +55,9 @@ class Rpc:
         return self.service == SERVICE or self.method in ("ModelInfer", "ModelStreamInfer")
 
 
-def rpcs(classifier: ImageClassifier, inference: OpenInference, health: Health) -> Sequence[Rpc]:
+def rpcs(
+    classifier: ImageClassifier, inference: OpenInference, control: ModelControl, health: Health
+) -> Sequence[Rpc]:
     """Both protocols, their health and the reflection of all."""
     check = health_pb2.HealthCheckRequest
     return (
@@ -61,8 +68,16 @@ def rpcs(classifier: ImageClassifier, inference: OpenInference, health: Health) 
         Rpc(SERVICE, "ListModels", "unary", pb.ListModelsRequest, classifier.list_models),
         Rpc(SERVICE, "GetModel", "unary", pb.GetModelRequest, classifier.get_model),
         *(
-            Rpc(INFERENCE, name, _kind(name), kind, call, NESTED.get(name, NONE))
+            Rpc(
+                INFERENCE, name, _kind(name), kind, call, NESTED.get(name, NONE), name in CONTROLLED
+            )
             for name, kind, call in inference.methods()
+        ),
+        Rpc(CONTROL, "Load", "unary", control_pb.LoadRequest, control.load, control=True),
+        Rpc(CONTROL, "Unload", "unary", control_pb.UnloadRequest, control.unload, control=True),
+        Rpc(CONTROL, "Promote", "unary", control_pb.PromoteRequest, control.promote, control=True),
+        Rpc(
+            CONTROL, "Rollback", "unary", control_pb.RollbackRequest, control.rollback, control=True
         ),
         Rpc(HEALTH, "Check", "unary", check, health.check),
         Rpc(HEALTH, "List", "unary", _health.HealthListRequest, health.list),
@@ -72,7 +87,7 @@ def rpcs(classifier: ImageClassifier, inference: OpenInference, health: Health) 
             "ServerReflectionInfo",
             "bidi_stream",
             reflection_pb2.ServerReflectionRequest,
-            _reflect((SERVICE, INFERENCE, HEALTH, REFLECTION)),
+            _reflect((SERVICE, CONTROL, INFERENCE, HEALTH, REFLECTION)),
         ),
     )
 

@@ -17,9 +17,11 @@ import structlog
 from convoy.imaging import Limits
 from service import cuda
 from service.carrier import Carrier
+from service.control import ModelControl
 from service.decoding import Decoder
 from service.devices import CPU, Device, NoCudaError, select_device
 from service.errors import StartupError
+from service.gate import Gate
 from service.health import Health
 from service.http.pulse import Pulse
 from service.http.server import HttpServer
@@ -88,9 +90,11 @@ class Server:
         self._keeper: Keeper | None = None
         self._pipeline = _pipeline(settings, self._decoder, self.metrics)
         self._classifier = ImageClassifier(self._pipeline)
-        self._inference = OpenInference(self._pipeline, settings)
+        self._control = ModelControl()
+        self._inference = OpenInference(self._pipeline, self._control, settings)
         self._health = Health()
-        self._carrier = Carrier(self.metrics, max_images=settings.max_images_per_request)
+        gate = Gate(settings.control_token)
+        self._carrier = Carrier(self.metrics, gate, max_images=settings.max_images_per_request)
         self._heart: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._load_seconds = 0.0
@@ -110,7 +114,7 @@ class Server:
     async def listen(self) -> None:
         """Take calls, and say that none is answered yet."""
         self._heart = asyncio.create_task(self._beat())
-        answered = rpcs(self._classifier, self._inference, self._health)
+        answered = rpcs(self._classifier, self._inference, self._control, self._health)
         rest = Rest(self._carrier, answered, max_bytes=self.settings.max_message_bytes)
         self._http.start(rest)
         await self._front.start(self._carrier, answered)
@@ -126,6 +130,7 @@ class Server:
         assert self._keeper is not None
         repository = self._keeper.repository
         self._pipeline.serve(repository)
+        self._control.serve(self._keeper)
         self._announce(repository)
         self._keeper.on_change = partial(self._announce, repository)
         self.metrics.ready = True

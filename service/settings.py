@@ -14,8 +14,11 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    FieldSerializationInfo,
+    SecretStr,
     ValidationError,
     ValidationInfo,
+    field_serializer,
     field_validator,
 )
 from pydantic_settings import (
@@ -31,6 +34,8 @@ from convoy.processors import processor_count
 from service.errors import UsageError
 
 ENV_PREFIX = "CONVOY_"
+# The context with which secrets are written out, for our own processes alone.
+WITH_SECRETS = "with secrets"
 # Variables of the client and of training, which may stand in the same environment.
 FOREIGN_VARIABLES = {"CONVOY_DATA", "CONVOY_SERVER"}
 # What Kubernetes puts into every pod beside a Service that is named convoy.
@@ -210,6 +215,11 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field(
         "json", description="json: one object a line. console: for people."
     )
+    control_token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None,
+        description="Lets callers who send it load, unload, promote and roll back models. Set it "
+        "by its variable: flags can be read by other users of the machine. Default: nobody may.",
+    )
     log_settings: bool = Field(
         False, description="Let whoever can call the service change the log level (LogSettings)."
     )
@@ -239,6 +249,10 @@ class Settings(BaseSettings):
     def queue_sizes(self) -> tuple[int, ...]:
         """The `max_queue_size` of each priority, the highest first."""
         return self.priority_queue_sizes or (self.max_queue_size,) * self.priority_levels
+
+    @field_serializer("control_token", when_used="json-unless-none")
+    def _secret(self, token: SecretStr, info: FieldSerializationInfo) -> str:
+        return token.get_secret_value() if info.context == WITH_SECRETS else str(token)
 
     @classmethod
     def settings_customise_sources(

@@ -25,11 +25,13 @@ class Code(IntEnum):
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 CODES: dict[type[Exception], Code] = {
     errors.InvalidRequest: Code.INVALID_ARGUMENT,
     errors.ModelNotFound: Code.NOT_FOUND,
+    errors.Unauthenticated: Code.UNAUTHENTICATED,
     errors.Unsupported: Code.UNIMPLEMENTED,
     errors.RegionNotFound: Code.NOT_FOUND,
     errors.RegionExists: Code.ALREADY_EXISTS,

@@ -16,7 +16,7 @@ import structlog
 from service.backoff import Backoff
 from service.errors import UnfitError, UsageError
 from service.fronts.envoy import CONTROL, command, environment
-from service.settings import Settings
+from service.settings import WITH_SECRETS, Settings
 
 # Beyond the drain timeout, for a process that does not even end.
 PATIENCE_SECONDS = 5.0
@@ -106,7 +106,7 @@ class Supervisor:
                     start_new_session=True,
                 )
             with suppress(OSError):  # it has ended already
-                ours.sendall(self._settings.model_dump_json().encode() + b"\n")
+                ours.sendall(self._settings.model_dump_json(context=WITH_SECRETS).encode() + b"\n")
             ours.setblocking(False)
             ready = asyncio.create_task(_ready_at(ours))
             ended = asyncio.create_task(process.wait())

@@ -49,7 +49,8 @@ class AsyncImageClient(ClientBase):
         target: str = DEFAULT_TARGET,
         *,
         model: str | None = None,
-        version: int | None = None,
+        version: int | str | None = None,
+        routing_key: str = "",
         priority: int | None = None,
         timeout: float = 30.0,
         retry: Retry | None = None,
@@ -60,6 +61,7 @@ class AsyncImageClient(ClientBase):
             target,
             model=model,
             version=version,
+            routing_key=routing_key,
             priority=priority,
             timeout=timeout,
             retry=retry,
@@ -116,10 +118,12 @@ class AsyncImageClient(ClientBase):
         """List the models that are served, by name and version."""
         return [model async for model in self._run(self._planner.list_models())]
 
-    async def get_model(self, name: str | None = None, *, version: int | None = None) -> Model:
+    async def get_model(
+        self, name: str | None = None, *, version: int | str | None = None
+    ) -> Model:
         """Describe a model; by default the client's own."""
         name = name and as_name("model", name)
-        return await self._one(self._planner.get_model(name, as_version(version)))
+        return await self._one(self._planner.get_model(name, *as_version(version)))
 
     async def health(self, service: str = "") -> str:
         """Ask for the status of the server, a model or a service: see `ImageClient.health`."""

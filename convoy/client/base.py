@@ -26,7 +26,8 @@ class ClientBase:
         target: str = DEFAULT_TARGET,
         *,
         model: str | None = None,
-        version: int | None = None,
+        version: int | str | None = None,
+        routing_key: str = "",
         priority: int | None = None,
         timeout: float = 30.0,
         retry: Retry | None = None,
@@ -37,10 +38,13 @@ class ClientBase:
             raise InvalidRequest(f"timeout is {timeout!r}; it must be a number of seconds above 0")
         self.target = target
         self._closed = False
+        number, label = as_version(version)
         self._planner = Planner(
             target=target,
             model=as_name("model", model or ""),
-            version=as_version(version),
+            version=number,
+            label=label,
+            routing_key=as_name("routing_key", routing_key),
             priority=0 if priority is None else _positive("priority", priority, 2**32 - 1),
             timeout=min(timeout, LONGEST_TIMEOUT),
             retry=retry or Retry(),
@@ -74,9 +78,11 @@ def as_top_k(top_k: int | None) -> int:
     return _positive("top_k", top_k, 2**31 - 1)
 
 
-def as_version(version: int | None) -> int:
-    """The message's field; 0 is the newest version. Raises: InvalidRequest."""
-    return 0 if version is None else _positive("version", version, 2**63 - 1)
+def as_version(version: int | str | None) -> tuple[int, str]:
+    """The messages' fields, number and label; 0 and "" for none. Raises: InvalidRequest."""
+    if isinstance(version, str):
+        return 0, as_name("version", version)
+    return 0 if version is None else _positive("version", version, 2**63 - 1), ""
 
 
 def as_name(field: str, name: str) -> str:

@@ -46,6 +46,8 @@ class Planner:
     model: str
     version: int
     timeout: float
+    label: str = ""
+    routing_key: str = ""
     priority: int = 0
     retry: Retry = field(default_factory=Retry)
     limits: CallLimits = field(default_factory=lambda: CallLimits(Batching()))
@@ -64,11 +66,13 @@ class Planner:
         for message in response.models:
             yield Emit(parse_model(message))
 
-    def get_model(self, name: str | None, version: int) -> Plan[Model]:
-        """Emit one model; None is the client's own, 0 its newest version."""
+    def get_model(self, name: str | None, version: int, label: str) -> Plan[Model]:
+        """Emit one model; None is the client's own, 0 and "" the version that answers."""
         if name is None:
-            name, version = self.model, version or self.version
-        request = pb.GetModelRequest(model=name, version=version)
+            name = self.model
+            if not (version or label):
+                version, label = self.version, self.label
+        request = pb.GetModelRequest(model=name, version=version, version_label=label)
         message = yield from self._answer(self._call("GetModel", request))
         yield Emit(parse_model(message))
 
@@ -195,7 +199,9 @@ class Planner:
 
     def _input_shape(self, deadline: float) -> Steps[Shape]:
         if self._shape is None:
-            request = pb.GetModelRequest(model=self.model, version=self.version)
+            request = pb.GetModelRequest(
+                model=self.model, version=self.version, version_label=self.label
+            )
             message = yield from self._answer(_Call("GetModel", request, deadline))
             self._shape = parse_model(message).input_shape
         return self._shape
@@ -205,6 +211,8 @@ class Planner:
         request = pb.ClassifyRequest(
             model=self.model,
             version=self.version,
+            version_label=self.label,
+            routing_key=self.routing_key,
             images=images,
             top_k=top_k,
             priority=self.priority,

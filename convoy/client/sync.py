@@ -40,11 +40,12 @@ class ImageClient(ClientBase):
     An image is a path, the bytes of an image file, a PIL image, or a NumPy array of uint8
     [height, width, 3], [height, width, 1] or [height, width].
 
-    `target` is host:port, or any name that gRPC resolves; `model` and `version` default to the
-    server's default model and its newest version. `priority` says whose images go first where the
-    server has several levels: 1 is the highest, None the server's default. `timeout`, in seconds,
-    is for a whole call with all its retries. `credentials` turn on TLS. One client may be used by
-    many threads.
+    `target` is host:port, or any name that gRPC resolves. `model` defaults to the server's default
+    model, `version`, a number or a label such as "stable", to the one that the server holds for
+    right; while it tries another one, equal `routing_key`s get the same. `priority` says whose
+    images go first where the server has several levels: 1 is the highest, None the server's
+    default. `timeout`, in seconds, is for a whole call with all its retries. `credentials` turn on
+    TLS. One client may be used by many threads.
 
     Every method raises ClientError: see convoy.client.errors for the tree.
     """
@@ -54,7 +55,8 @@ class ImageClient(ClientBase):
         target: str = DEFAULT_TARGET,
         *,
         model: str | None = None,
-        version: int | None = None,
+        version: int | str | None = None,
+        routing_key: str = "",
         priority: int | None = None,
         timeout: float = 30.0,
         retry: Retry | None = None,
@@ -65,6 +67,7 @@ class ImageClient(ClientBase):
             target,
             model=model,
             version=version,
+            routing_key=routing_key,
             priority=priority,
             timeout=timeout,
             retry=retry,
@@ -121,10 +124,10 @@ class ImageClient(ClientBase):
         """List the models that are served, by name and version."""
         return list(self._run(self._planner.list_models()))
 
-    def get_model(self, name: str | None = None, *, version: int | None = None) -> Model:
+    def get_model(self, name: str | None = None, *, version: int | str | None = None) -> Model:
         """Describe a model; by default the client's own."""
         name = name and as_name("model", name)
-        plan = self._planner.get_model(name, as_version(version))
+        plan = self._planner.get_model(name, *as_version(version))
         return next(self._run(plan))
 
     def health(self, service: str = "") -> str:

@@ -9,6 +9,12 @@ from convoy.client.errors import ServerError
 from convoy.v1 import image_classifier_pb2 as pb
 
 _MICROSECOND = 1e-6
+_ROLES = {
+    pb.ROLE_LIVE: "live",
+    pb.ROLE_CANARY: "canary",
+    pb.ROLE_SHADOW: "shadow",
+    pb.ROLE_NAMED: "named",
+}
 _TASKS = {pb.TASK_SINGLE_LABEL: "single-label", pb.TASK_MULTI_LABEL: "multi-label"}
 
 
@@ -82,6 +88,11 @@ class Model:
     thresholds: tuple[float, ...]
     """Of each class of a multi-label model, which is there where its probability is above; else
     empty."""
+    version_labels: tuple[str, ...] = ()
+    """Names of this version, with which it can be asked for."""
+    role: str = ""
+    """"live" answers requests that name no version, "canary" a share of them, "shadow" is shown
+    them, "named" answers those that name it; "" where the server does not say."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -133,6 +144,8 @@ def parse_model(message: pb.Model) -> Model:
         test_accuracy_interval=_interval(message.test_accuracy_interval),
         test_split=message.test_split or None,
         thresholds=tuple(message.thresholds),
+        version_labels=tuple(message.version_labels),
+        role=_ROLES.get(message.role, ""),
     )
 
 

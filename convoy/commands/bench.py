@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convoy.client.base import LONGEST_TIMEOUT
+from convoy.client.base import LONGEST_TIMEOUT, as_version
 from convoy.client.channel import MAX_MESSAGE_BYTES
 from convoy.client.errors import InvalidRequest
 from convoy.client.inputs import Shape, read_image
@@ -82,10 +82,12 @@ def _payloads(args: argparse.Namespace, images: list[pb.Image]) -> list[bytes]:
     size = args.images_per_request
     _check_size(size, size * min(image.ByteSize() for image in images))
     supply = cycle(images)
+    version, label = as_version(args.model_version)
     payloads = [
         pb.ClassifyRequest(
             model=args.model or "",
-            version=args.model_version or 0,
+            version=version,
+            version_label=label,
             images=list(islice(supply, size)),
         ).SerializeToString()
         for _ in range(math.ceil(len(images) / size))

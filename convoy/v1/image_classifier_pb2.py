@@ -24,41 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n convoy/v1/image_classifier.proto\x12\tconvoy.v1\"\x88\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12 \n\x06images\x18\x03 \x03(\x0b\x32\x10.convoy.v1.Image\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\r\"J\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12#\n\x06pixels\x18\x02 \x01(\x0b\x32\x11.convoy.v1.PixelsH\x00\x42\t\n\x07\x63ontent\"G\n\x06Pixels\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x97\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x15.convoy.v1.Prediction\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.convoy.v1.Timings\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"4\n\nPrediction\x12&\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x15.convoy.v1.ClassScore\"?\n\nClassScore\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"U\n\x07Timings\x12\x11\n\tdecode_us\x18\x01 \x01(\r\x12\x10\n\x08queue_us\x18\x02 \x01(\r\x12\x12\n\ncompute_us\x18\x03 \x01(\r\x12\x11\n\tanswer_us\x18\x04 \x01(\r\"v\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.convoy.v1.ClassifyResponseH\x00\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x10.convoy.v1.ErrorH\x00\x42\x08\n\x06result\"U\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x19\n\x11retry_pushback_ms\x18\x04 \x01(\r\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.convoy.v1.Model\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xb6\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x12\n\nis_default\x18\x03 \x01(\x08\x12\x1d\n\x04task\x18\x04 \x01(\x0e\x32\x0f.convoy.v1.Task\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\r\n\x05width\x18\x07 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x08 \x01(\x05\x12\x11\n\tprecision\x18\t \x01(\t\x12\x10\n\x08provider\x18\n \x01(\t\x12\x16\n\x0emax_batch_size\x18\x0b \x01(\x05\x12\x15\n\rtest_accuracy\x18\x0c \x01(\x01\x12\x12\n\ntest_split\x18\r \x01(\t\x12\x12\n\nthresholds\x18\x0e \x03(\x02\x12\x1e\n\x16test_accuracy_interval\x18\x0f \x03(\x01*I\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_SINGLE_LABEL\x10\x01\x12\x14\n\x10TASK_MULTI_LABEL\x10\x02\x32\xb0\x02\n\x0fImageClassifier\x12\x43\n\x08\x43lassify\x12\x1a.convoy.v1.ClassifyRequest\x1a\x1b.convoy.v1.ClassifyResponse\x12S\n\x0e\x43lassifyStream\x12\x1a.convoy.v1.ClassifyRequest\x1a!.convoy.v1.ClassifyStreamResponse(\x01\x30\x01\x12I\n\nListModels\x12\x1c.convoy.v1.ListModelsRequest\x1a\x1d.convoy.v1.ListModelsResponse\x12\x38\n\x08GetModel\x12\x1a.convoy.v1.GetModelRequest\x1a\x10.convoy.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n convoy/v1/image_classifier.proto\x12\tconvoy.v1\"\xb4\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12 \n\x06images\x18\x03 \x03(\x0b\x32\x10.convoy.v1.Image\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rversion_label\x18\x06 \x01(\t\x12\x13\n\x0brouting_key\x18\x07 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\r\"J\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12#\n\x06pixels\x18\x02 \x01(\x0b\x32\x11.convoy.v1.PixelsH\x00\x42\t\n\x07\x63ontent\"G\n\x06Pixels\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x97\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x15.convoy.v1.Prediction\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.convoy.v1.Timings\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"4\n\nPrediction\x12&\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x15.convoy.v1.ClassScore\"?\n\nClassScore\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"U\n\x07Timings\x12\x11\n\tdecode_us\x18\x01 \x01(\r\x12\x10\n\x08queue_us\x18\x02 \x01(\r\x12\x12\n\ncompute_us\x18\x03 \x01(\r\x12\x11\n\tanswer_us\x18\x04 \x01(\r\"v\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.convoy.v1.ClassifyResponseH\x00\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x10.convoy.v1.ErrorH\x00\x42\x08\n\x06result\"U\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x19\n\x11retry_pushback_ms\x18\x04 \x01(\r\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.convoy.v1.Model\"H\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rversion_label\x18\x03 \x01(\t\"\xed\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x12\n\nis_default\x18\x03 \x01(\x08\x12\x1d\n\x04task\x18\x04 \x01(\x0e\x32\x0f.convoy.v1.Task\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x0e\n\x06height\x18\x06 \x01(\x05\x12\r\n\x05width\x18\x07 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x08 \x01(\x05\x12\x11\n\tprecision\x18\t \x01(\t\x12\x10\n\x08provider\x18\n \x01(\t\x12\x16\n\x0emax_batch_size\x18\x0b \x01(\x05\x12\x15\n\rtest_accuracy\x18\x0c \x01(\x01\x12\x12\n\ntest_split\x18\r \x01(\t\x12\x12\n\nthresholds\x18\x0e \x03(\x02\x12\x1e\n\x16test_accuracy_interval\x18\x0f \x03(\x01\x12\x16\n\x0eversion_labels\x18\x10 \x03(\t\x12\x1d\n\x04role\x18\x11 \x01(\x0e\x32\x0f.convoy.v1.Role*]\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_LIVE\x10\x01\x12\x0f\n\x0bROLE_CANARY\x10\x02\x12\x0f\n\x0bROLE_SHADOW\x10\x03\x12\x0e\n\nROLE_NAMED\x10\x04*I\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_SINGLE_LABEL\x10\x01\x12\x14\n\x10TASK_MULTI_LABEL\x10\x02\x32\xb0\x02\n\x0fImageClassifier\x12\x43\n\x08\x43lassify\x12\x1a.convoy.v1.ClassifyRequest\x1a\x1b.convoy.v1.ClassifyResponse\x12S\n\x0e\x43lassifyStream\x12\x1a.convoy.v1.ClassifyRequest\x1a!.convoy.v1.ClassifyStreamResponse(\x01\x30\x01\x12I\n\nListModels\x12\x1c.convoy.v1.ListModelsRequest\x1a\x1d.convoy.v1.ListModelsResponse\x12\x38\n\x08GetModel\x12\x1a.convoy.v1.GetModelRequest\x1a\x10.convoy.v1.Modelb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'convoy.v1.image_classifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=1343
-  _globals['_TASK']._serialized_end=1416
+  _globals['_ROLE']._serialized_start=1465
+  _globals['_ROLE']._serialized_end=1558
+  _globals['_TASK']._serialized_start=1560
+  _globals['_TASK']._serialized_end=1633
   _globals['_CLASSIFYREQUEST']._serialized_start=48
-  _globals['_CLASSIFYREQUEST']._serialized_end=184
-  _globals['_IMAGE']._serialized_start=186
-  _globals['_IMAGE']._serialized_end=260
-  _globals['_PIXELS']._serialized_start=262
-  _globals['_PIXELS']._serialized_end=333
-  _globals['_CLASSIFYRESPONSE']._serialized_start=336
-  _globals['_CLASSIFYRESPONSE']._serialized_end=487
-  _globals['_PREDICTION']._serialized_start=489
-  _globals['_PREDICTION']._serialized_end=541
-  _globals['_CLASSSCORE']._serialized_start=543
-  _globals['_CLASSSCORE']._serialized_end=606
-  _globals['_TIMINGS']._serialized_start=608
-  _globals['_TIMINGS']._serialized_end=693
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=695
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=813
-  _globals['_ERROR']._serialized_start=815
-  _globals['_ERROR']._serialized_end=900
-  _globals['_LISTMODELSREQUEST']._serialized_start=902
-  _globals['_LISTMODELSREQUEST']._serialized_end=921
-  _globals['_LISTMODELSRESPONSE']._serialized_start=923
-  _globals['_LISTMODELSRESPONSE']._serialized_end=977
-  _globals['_GETMODELREQUEST']._serialized_start=979
-  _globals['_GETMODELREQUEST']._serialized_end=1028
-  _globals['_MODEL']._serialized_start=1031
-  _globals['_MODEL']._serialized_end=1341
-  _globals['_IMAGECLASSIFIER']._serialized_start=1419
-  _globals['_IMAGECLASSIFIER']._serialized_end=1723
+  _globals['_CLASSIFYREQUEST']._serialized_end=228
+  _globals['_IMAGE']._serialized_start=230
+  _globals['_IMAGE']._serialized_end=304
+  _globals['_PIXELS']._serialized_start=306
+  _globals['_PIXELS']._serialized_end=377
+  _globals['_CLASSIFYRESPONSE']._serialized_start=380
+  _globals['_CLASSIFYRESPONSE']._serialized_end=531
+  _globals['_PREDICTION']._serialized_start=533
+  _globals['_PREDICTION']._serialized_end=585
+  _globals['_CLASSSCORE']._serialized_start=587
+  _globals['_CLASSSCORE']._serialized_end=650
+  _globals['_TIMINGS']._serialized_start=652
+  _globals['_TIMINGS']._serialized_end=737
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=739
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=857
+  _globals['_ERROR']._serialized_start=859
+  _globals['_ERROR']._serialized_end=944
+  _globals['_LISTMODELSREQUEST']._serialized_start=946
+  _globals['_LISTMODELSREQUEST']._serialized_end=965
+  _globals['_LISTMODELSRESPONSE']._serialized_start=967
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1021
+  _globals['_GETMODELREQUEST']._serialized_start=1023
+  _globals['_GETMODELREQUEST']._serialized_end=1095
+  _globals['_MODEL']._serialized_start=1098
+  _globals['_MODEL']._serialized_end=1463
+  _globals['_IMAGECLASSIFIER']._serialized_start=1636
+  _globals['_IMAGECLASSIFIER']._serialized_end=1940
 # @@protoc_insertion_point(module_scope)

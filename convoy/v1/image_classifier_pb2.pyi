@@ -7,30 +7,47 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLE_UNSPECIFIED: _ClassVar[Role]
+    ROLE_LIVE: _ClassVar[Role]
+    ROLE_CANARY: _ClassVar[Role]
+    ROLE_SHADOW: _ClassVar[Role]
+    ROLE_NAMED: _ClassVar[Role]
+
 class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TASK_UNSPECIFIED: _ClassVar[Task]
     TASK_SINGLE_LABEL: _ClassVar[Task]
     TASK_MULTI_LABEL: _ClassVar[Task]
+ROLE_UNSPECIFIED: Role
+ROLE_LIVE: Role
+ROLE_CANARY: Role
+ROLE_SHADOW: Role
+ROLE_NAMED: Role
 TASK_UNSPECIFIED: Task
 TASK_SINGLE_LABEL: Task
 TASK_MULTI_LABEL: Task
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model", "version", "images", "top_k", "request_id", "priority")
+    __slots__ = ("model", "version", "images", "top_k", "request_id", "version_label", "routing_key", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_LABEL_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     images: _containers.RepeatedCompositeFieldContainer[Image]
     top_k: int
     request_id: str
+    version_label: str
+    routing_key: str
     priority: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., top_k: _Optional[int] = ..., request_id: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., top_k: _Optional[int] = ..., request_id: _Optional[str] = ..., version_label: _Optional[str] = ..., routing_key: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class Image(_message.Message):
     __slots__ = ("encoded", "pixels")
@@ -125,15 +142,17 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ("model", "version")
+    __slots__ = ("model", "version", "version_label")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_LABEL_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    version_label: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., version_label: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "is_default", "task", "labels", "height", "width", "channels", "precision", "provider", "max_batch_size", "test_accuracy", "test_split", "thresholds", "test_accuracy_interval")
+    __slots__ = ("name", "version", "is_default", "task", "labels", "height", "width", "channels", "precision", "provider", "max_batch_size", "test_accuracy", "test_split", "thresholds", "test_accuracy_interval", "version_labels", "role")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +168,8 @@ class Model(_message.Message):
     TEST_SPLIT_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     TEST_ACCURACY_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_LABELS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     is_default: bool
@@ -164,4 +185,6 @@ class Model(_message.Message):
     test_split: str
     thresholds: _containers.RepeatedScalarFieldContainer[float]
     test_accuracy_interval: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., is_default: bool = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., precision: _Optional[str] = ..., provider: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., test_accuracy: _Optional[float] = ..., test_split: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ..., test_accuracy_interval: _Optional[_Iterable[float]] = ...) -> None: ...
+    version_labels: _containers.RepeatedScalarFieldContainer[str]
+    role: Role
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., is_default: bool = ..., task: _Optional[_Union[Task, str]] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., precision: _Optional[str] = ..., provider: _Optional[str] = ..., max_batch_size: _Optional[int] = ..., test_accuracy: _Optional[float] = ..., test_split: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ..., test_accuracy_interval: _Optional[_Iterable[float]] = ..., version_labels: _Optional[_Iterable[str]] = ..., role: _Optional[_Union[Role, str]] = ...) -> None: ...

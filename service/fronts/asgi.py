@@ -109,7 +109,8 @@ class AsgiFront:
         if unary := self._unary.get(path):
             data = await call.only_message(frames)
             call.watch(deadline)
-            await call.answer(await unary(data, deadline))
+            authorization = headers.get(b"authorization", b"").decode("latin-1")
+            await call.answer(await unary(data, deadline, authorization))
         elif stream := self._stream.get(path):
             call.watch(deadline)
             async with aclosing(stream(call.messages(frames), deadline)) as responses:

@@ -58,7 +58,7 @@ class GrpcioFront:
     def _handler(self, carrier: Carrier, rpc: Rpc) -> Handler:
         path = f"/{rpc.service}/{rpc.method}"
         if rpc.kind == "unary":
-            unary = _unary(carrier.unary(rpc))
+            unary = _unary(carrier.unary(rpc), control=rpc.control)
             return grpc.unary_unary_rpc_method_handler(
                 access_log.logged_unary(path, unary) if self._access_log else unary
             )
@@ -92,10 +92,12 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _unary(carry: Unary) -> access_log.Unary:
+def _unary(carry: Unary, *, control: bool) -> access_log.Unary:
     async def handle(data: bytes, context: Context) -> bytes:
+        # Reading them takes time, and few calls need it.
+        headers = dict(context.invocation_metadata() or ()) if control else {}
         try:
-            return await carry(data, _deadline(context))
+            return await carry(data, _deadline(context), str(headers.get("authorization", "")))
         except CallFailed as failure:
             await _abort(context, failure)
 

@@ -10,10 +10,10 @@ from time import monotonic
 
 from service.errors import DeadlineExceeded
 from service.oip import grpc_service_pb2 as pb
-from service.oip.information import find
+from service.oip.information import number_or_label
 from service.oip.inputs import Input, find_input, read_files, read_pixels, typed_pixels
 from service.oip.outputs import Tensor, find_output, join, write_output
-from service.oip.parameters import number
+from service.oip.parameters import number, text
 from service.oip.regions import Regions
 from service.pipeline import MAX_NAME, Pipeline, empty_rows
 from service.replies import observe
@@ -37,7 +37,11 @@ class Inference:
     ) -> pb.ModelInferResponse:
         """Answer one request before its `timeout` and the deadline. Raises: RequestError."""
         with self._pipeline.request(request.model_name, request.id):
-            model = find(self._pipeline, request.model_name, request.model_version)
+            model = self._pipeline.route(
+                request.model_name,
+                *number_or_label(request.model_version),
+                key=text(request.parameters, "routing_key", "") or request.id,
+            )
             microseconds = number(request.parameters, "timeout", "")
             if not microseconds:
                 return await self._infer(model, request, deadline)

@@ -116,7 +116,7 @@ class Information:
 
 def find(pipeline: Pipeline, name: str, version: str) -> ServedModel:
     """The model that a message names. Raises: NotServing, ModelNotFound, InvalidRequest."""
-    return pipeline.models.get(name, *number_or_label(version))
+    return pipeline.find(name, *number_or_label(version))
 
 
 def number_or_label(version: str) -> tuple[int, str]:

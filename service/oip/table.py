@@ -8,7 +8,9 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from service.control import ModelControl
 from service.oip import grpc_service_pb2 as pb
+from service.oip.control import Control
 from service.oip.inference import Inference
 from service.oip.information import Information
 from service.oip.log_settings import LogSettings
@@ -36,16 +38,20 @@ NESTED: Mapping[str, Nested] = {
 }
 
 
+CONTROLLED = ("RepositoryModelLoad", "RepositoryModelUnload")
+
+
 class OpenInference:
     """Everything that answers GRPCInferenceService."""
 
-    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
+    def __init__(self, pipeline: Pipeline, control: ModelControl, settings: Settings) -> None:
         shared_memory = settings.shared_memory
         self._regions = Regions(enabled=shared_memory)
         self._parts = (
             Information(pipeline, shared_memory=shared_memory),
             Inference(pipeline, self._regions),
             SharedMemory(self._regions),
+            Control(control),
             LogSettings(settings),
             Missing(),
         )

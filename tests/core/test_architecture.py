@@ -35,6 +35,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("client.errors",),
         ("client.inputs", "client.retry", "client.signals", "client.types"),
         ("client.channel", "client.chunks", "client.steps"),
+        ("client.control",),
         ("client.joining", "client.plan"),
         ("client.base",),
         ("client.coalesce",),
@@ -49,6 +50,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         (
             "deadlines",
             "devices",
+            "gate",
             "lines",
             "names",
             "packing",
@@ -71,6 +73,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("loading", "served"),
         ("repository",),
         ("keeper",),
+        ("control",),
         ("replies", "streaming"),
         ("pipeline",),
         ("health", "methods", "oip"),
