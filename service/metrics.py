@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -43,6 +44,9 @@ SECONDS = (
     10.0,
 )
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+# Of the probabilities of two models, 0 to 1.
+DISTANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 STAGES = ("decode", "queue", "compute", "answer")
 DROP_REASONS = ("deadline", "cancelled")
@@ -110,12 +114,24 @@ class MethodMetrics:
         self.handling.observe(seconds)
 
 
+class Trial(Protocol):
+    """What is told of a challenger."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def share(self) -> float: ...
+
+
 class ModelMetrics:
     """What one model does."""
 
     __slots__ = (
-        "batch_size", "depth", "drift", "dropped", "failed", "images", "last_answer",
-        "load_seconds", "name", "precision", "provider", "stages", "version",
+        "agreed", "batch_size", "compared", "depth", "distance", "drift", "dropped", "errors",
+        "failed", "images", "last_answer", "load_seconds", "name", "precision", "provider", "shed",
+        "stages", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: int, *, precision: str, provider: str) -> None:
@@ -125,6 +141,12 @@ class ModelMetrics:
         self.images = 0
         self.failed = 0
         """Requests that were admitted and not answered."""
+        self.errors = 0
+        """Requests that the model failed on."""
+        self.compared = self.agreed = self.shed = 0
+        """Images that it was shown as a shadow; of these, those that it takes for the same as the
+        champion; and those that it would have been shown, had there been time."""
+        self.distance = Histogram(DISTANCES)
         self.last_answer = 0.0
         """Seconds since 1970; 0 where there was none."""
         self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
@@ -148,6 +170,8 @@ class Metrics:
         """Versions that failed a check when they were to be loaded, by model."""
         self.challengers_ended: defaultdict[str, int] = defaultdict(int)
         """Challengers that did worse than they may, by model."""
+        self.trials: Callable[[], Iterable[tuple[str, Trial]]] = lambda: ()
+        """Models and their challengers."""
         self.unfit: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
         """Versions that are to serve and are not fit."""
         self.live: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
@@ -208,6 +232,10 @@ class Metrics:
             (((name, str(version)), 1) for name, version in self.unfit()),
         )  # fmt: skip
 
+        yield _gauges("convoy_challenger", "Share of the requests that a challenger gets or is shown.",
+            ("model", "version", "mode"),
+            (((name, str(one.version), one.mode), one.share) for name, one in self.trials()),
+        )  # fmt: skip
         yield _gauges("convoy_model_live", "The version that answers requests that name none.",
             ("model", "version"),
             (((name, str(version)), 1) for name, version in self.live()),
@@ -247,6 +275,10 @@ class Metrics:
             for one in models
             for reason, count in one.dropped.items()
         ))  # fmt: skip
+        yield _counter("convoy_model_errors", "Requests that the model failed on.",
+            ("model", "version"), (((one.name, one.version), one.errors) for one in models),
+        )  # fmt: skip
+        yield from _collect_shadows([one for one in models if one.compared or one.shed])
         yield _gauges("convoy_queue_depth", "Images waiting for a batch.",
             ("model", "version"), (
             ((one.name, one.version), one.depth()) for one in models
@@ -271,6 +303,22 @@ class Metrics:
             (((one.name, one.version, of), index)
              for one, _, indices in found for of, index in indices.items()),
         )  # fmt: skip
+
+
+def _collect_shadows(models: Sequence[ModelMetrics]) -> Iterable[Metric]:
+    labels = ("model", "version")
+    yield _counter("convoy_shadow_compared", "Images shown to a shadow.", labels, (
+        ((one.name, one.version), one.compared) for one in models
+    ))  # fmt: skip
+    yield _counter("convoy_shadow_agreed", "Images that it takes for the same.", labels, (
+        ((one.name, one.version), one.agreed) for one in models
+    ))  # fmt: skip
+    yield _counter("convoy_shadow_shed", "Images not shown to a shadow, for lack of time.", labels, (
+        ((one.name, one.version), one.shed) for one in models
+    ))  # fmt: skip
+    yield _histogram("convoy_shadow_distance", "Of both models' probabilities.", labels, (
+        ((one.name, one.version), one.distance) for one in models
+    ))  # fmt: skip
 
 
 def _counter(

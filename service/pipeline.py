@@ -175,8 +175,9 @@ class Pipeline:
             with model.lease(), model.admission.admit(count, size, deadline=deadline, level=level):
                 try:
                     yield
-                except BaseException:
+                except BaseException as error:
                     model.metrics.failed += 1
+                    model.metrics.errors += isinstance(error, ModelFailure | OutOfMemory)
                     raise
         except DeadlineExceeded:
             model.metrics.dropped["deadline"] += 1

@@ -96,6 +96,11 @@ class Repository:
         """Names and the versions that answer requests that name none."""
         return [(name, entry.live) for name, entry in self.entries.items()]
 
+    def trials(self) -> list[tuple[str, Challenger]]:
+        """Names and their challengers."""
+        every = self.entries.items()
+        return [(name, entry.challenger) for name, entry in every if entry.challenger]
+
     def unfit(self) -> list[tuple[str, int]]:
         """Names and versions that are to serve and fail a check."""
         every = tuple(self.absent.items())

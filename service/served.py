@@ -135,6 +135,16 @@ class ServedModel:
             for task in tasks:
                 task.cancel()
 
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a batch."""
+        return self._batcher.depth
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch runs or waits."""
+        return len(self._free) < len(self._slots) or self._batcher.depth > 0
+
     def hangs(self, limit: float) -> bool:
         """Whether a batch has been computing for more than `limit` seconds."""
         return any(monotonic() - slot.began > limit for slot in self._slots)

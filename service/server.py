@@ -36,6 +36,7 @@ from service.repository import Repository
 from service.rest.application import Rest
 from service.rpcs import Rpc, rpcs
 from service.settings import Settings
+from service.trials import judge
 from service.watching import watch
 
 BEAT_SECONDS = 1.0
@@ -96,7 +97,7 @@ class Server:
         gate = Gate(settings.control_token)
         self._carrier = Carrier(self.metrics, gate, max_images=settings.max_images_per_request)
         self._heart: asyncio.Task[None] | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._load_seconds = 0.0
         self.hung = asyncio.Event()
         """A model computes no more; only another process can serve it."""
@@ -134,8 +135,10 @@ class Server:
         self._announce(repository)
         self._keeper.on_change = partial(self._announce, repository)
         self.metrics.ready = True
+        self._tasks.append(asyncio.create_task(judge(self._keeper)))
         if self.settings.watch:
-            self._watch = asyncio.create_task(watch(self.settings.models, self._keeper.refresh))
+            watching = watch(self.settings.models, self._keeper.refresh)
+            self._tasks.append(asyncio.create_task(watching))
         log.info(
             "ready",
             grpc_address=self.grpc_address,
@@ -151,8 +154,8 @@ class Server:
         self.metrics.ready = False
         timeout = self.settings.drain_timeout
         log.info("draining", in_flight=self.metrics.in_flight, timeout_seconds=timeout)
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
         self._pipeline.drain()
         self._health.drain()
         begin = monotonic()
@@ -206,7 +209,9 @@ class Server:
     async def _start_keeper(self, device: Device) -> Keeper:
         keeper = Keeper(self.settings, device, self.metrics)
         await keeper.start()
-        self.metrics.live, self.metrics.unfit = keeper.repository.live, keeper.repository.unfit
+        models = keeper.repository
+        self.metrics.live, self.metrics.unfit = models.live, models.unfit
+        self.metrics.trials = models.trials
         return keeper
 
     def _announce(self, repository: Repository) -> None:
