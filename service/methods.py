@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from time import monotonic
 
 import numpy as np
 
 from convoy.imaging import InputSpec
 from convoy.v1 import image_classifier_pb2 as pb
 from service.errors import InvalidRequest
-from service.pipeline import MAX_NAME, MAX_SCORES, Pipeline, empty_rows
+from service.pipeline import MAX_NAME, MAX_SCORES, Images, Pipeline, empty_rows
 from service.replies import answer, describe, observe, write_times
 from service.served import ServedModel
-from service.session import Rows
 from service.status import pushback_ms, told
 
 DEFAULT_TOP_K = 5
@@ -86,36 +84,11 @@ class ImageClassifier:
         top_k = _top_k(request, model)
         size, level = request.ByteSize(), model.level(request.priority)
         with self._pipeline.admitted(model, count, size, deadline=deadline, level=level):
-            rows, decode_seconds = await self._rows(request.images, model, level)
-            items = await model.classify(rows, deadline=deadline, level=level)
-            response = answer(request, model, items, top_k)
-            write_times(response.timings, observe(model, items, decode_seconds))
+            images = _images(request.images, model)
+            found = await self._pipeline.classify(model, images, deadline=deadline, level=level)
+            response = answer(request, model, found.scores, top_k)
+            write_times(response.timings, observe(model, found))
             return response
-
-    async def _rows(
-        self, images: Sequence[pb.Image], model: ServedModel, level: int
-    ) -> tuple[Rows, float]:
-        """Pixels [N, H, W, C] of all images, and the seconds it took to decode them."""
-        spec = model.spec
-        encoded = []
-        raw = []
-        for index, image in enumerate(images):
-            content = image.WhichOneof("content")
-            if content == "pixels":
-                raw.append((index, _pixels(index, image.pixels, spec)))
-            elif content == "encoded":
-                encoded.append((index, image.encoded))
-            else:
-                raise InvalidRequest(f"images[{index}]: needs either encoded or pixels")
-        if not encoded:
-            data = raw[0][1] if len(raw) == 1 else b"".join(one for _, one in raw)
-            return np.frombuffer(data, np.uint8).reshape(-1, *spec.shape), 0.0
-        start = monotonic()
-        rows = empty_rows(model, len(images))
-        for index, data in raw:
-            rows[index] = np.frombuffer(data, np.uint8).reshape(spec.shape)
-        await self._pipeline.decode(model, encoded, rows, level=level, field="images")
-        return rows, monotonic() - start
 
     async def _outcome(
         self, request: pb.ClassifyRequest, deadline: float
@@ -150,6 +123,28 @@ def _top_k(request: pb.ClassifyRequest, model: ServedModel) -> int:
             f"top_k: {top_k} for each of {count} images, must be {MAX_SCORES:,} in all at most"
         )
     return top_k
+
+
+def _images(images: Sequence[pb.Image], model: ServedModel) -> Images:
+    """What a message holds. Raises: InvalidRequest."""
+    spec = model.spec
+    encoded = []
+    raw = []
+    for index, image in enumerate(images):
+        content = image.WhichOneof("content")
+        if content == "pixels":
+            raw.append((index, _pixels(index, image.pixels, spec)))
+        elif content == "encoded":
+            encoded.append((index, image.encoded))
+        else:
+            raise InvalidRequest(f"images[{index}]: needs either encoded or pixels")
+    if not encoded:
+        data = raw[0][1] if len(raw) == 1 else b"".join(one for _, one in raw)
+        return Images(np.frombuffer(data, np.uint8).reshape(-1, *spec.shape))
+    rows = empty_rows(model, len(images))
+    for index, data in raw:
+        rows[index] = np.frombuffer(data, np.uint8).reshape(spec.shape)
+    return Images(rows, encoded)
 
 
 def _pixels(index: int, pixels: pb.Pixels, spec: InputSpec) -> bytes:

@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, contextmanager
 from time import monotonic
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import structlog
@@ -35,6 +35,7 @@ from service.errors import (
     TooManyStreams,
 )
 from service.metrics import Metrics
+from service.replies import Outcome, outcome
 from service.repository import Repository
 from service.served import ServedModel
 from service.session import Rows
@@ -61,6 +62,19 @@ _REASONS = {
 }
 
 log = structlog.get_logger()
+
+
+class Images(NamedTuple):
+    """The images of a request, as pixels or as files to be decoded."""
+
+    rows: Rows
+    """Pixels [N, H, W, C] of all of them; what `files` and `steps` fill is still to be written."""
+    files: Sequence[tuple[int, bytes]] = ()
+    """Pairs of row and encoded bytes."""
+    field: str = "images"
+    """What errors name."""
+    steps: Iterable[Callable[[], None]] = ()
+    """What else fills `rows`, each in a decoding thread as a photo would be."""
 
 
 class Pipeline:
@@ -186,31 +200,20 @@ class Pipeline:
             model.metrics.dropped[why_gone(deadline)] += 1
             raise
 
-    async def decode(
-        self,
-        model: ServedModel,
-        images: Sequence[tuple[int, bytes]],
-        rows: Rows,
-        *,
-        level: int,
-        field: str,
-    ) -> None:
-        """Decode pairs of row and bytes into `rows`. Raises: InvalidRequest naming the image."""
-        with _expected(model, rows):
-            await self._decoder.decode(
-                images, model.spec, rows, line=model.manifest.name, level=level, field=field
-            )
+    async def classify(
+        self, model: ServedModel, images: Images, *, deadline: float, level: int
+    ) -> Outcome:
+        """Decode the images of an admitted request and run them.
 
-    async def convert(
-        self, model: ServedModel, steps: Iterable[Callable[[], None]], rows: Rows, *, level: int
-    ) -> None:
-        """Fill `rows` by steps, each in the decoding threads as a photo would be.
-
-        One after the other: where this is cancelled or a step fails, the others never run.
+        Raises: InvalidRequest naming the image, DeadlineExceeded, ModelFailure, NotServing,
+        OutOfMemory.
         """
-        with _expected(model, rows):
-            for step in steps:
-                await self._decoder.run(step, line=model.manifest.name, level=level)
+        decode = 0.0
+        if images.files or images.steps:
+            start = monotonic()
+            await self._fill(model, images, level)
+            decode = monotonic() - start
+        return outcome(await model.classify(images.rows, deadline=deadline, level=level), decode)
 
     async def stream(
         self,
@@ -237,6 +240,22 @@ class Pipeline:
                     yield one
         finally:
             self._streams -= 1
+
+    async def _fill(self, model: ServedModel, images: Images, level: int) -> None:
+        line = model.manifest.name
+        with _expected(model, images.rows):
+            if images.files:
+                await self._decoder.decode(
+                    images.files,
+                    model.spec,
+                    images.rows,
+                    line=line,
+                    level=level,
+                    field=images.field,
+                )
+            # One after the other: where this is cancelled or a step fails, the others never run.
+            for step in images.steps:
+                await self._decoder.run(step, line=line, level=level)
 
     def _note(self, error: RequestError, model: str, request_id: str = "") -> None:
         """Count a refusal; log what the operator has to know and the caller must not."""

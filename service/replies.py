@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import monotonic, time
 from typing import NamedTuple
 
@@ -19,6 +20,19 @@ from service.session import Rows, Scores
 FEW_CLASSES = 64
 
 _TASKS = {"single-label": pb.TASK_SINGLE_LABEL, "multi-label": pb.TASK_MULTI_LABEL}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the images of a request; times in seconds."""
+
+    scores: Scores
+    """Probabilities [N, K], in the order of the images."""
+    decode: float
+    queue: float
+    compute: float
+    finished: float
+    """When the last of them was there, of the monotonic clock."""
 
 
 class Stages(NamedTuple):
@@ -74,19 +88,30 @@ def _thresholds(manifest: Manifest) -> tuple[float, ...]:
     return manifest.thresholds or (0.5,) * len(manifest.labels)
 
 
+def outcome(items: list[Item[Rows, Scores]], decode: float) -> Outcome:
+    """What came of items that have run; the longest time of each stage counts."""
+    queue = compute = finished = 0.0
+    for item in items:
+        queue = max(queue, item.closed - item.enqueued)
+        compute = max(compute, item.finished - item.closed)
+        finished = max(finished, item.finished)
+    scores = [item.result.result() for item in items]
+    joined = scores[0] if len(scores) == 1 else np.concatenate(scores)
+    return Outcome(joined, decode, queue, compute, finished)
+
+
 def answer(
-    request: pb.ClassifyRequest, model: ServedModel, items: list[Item[Rows, Scores]], top_k: int
+    request: pb.ClassifyRequest, model: ServedModel, scores: Scores, top_k: int
 ) -> pb.ClassifyResponse:
-    """Top-k classes of every row, in order."""
+    """Top-k classes of every row of probabilities [N, K], in order."""
     manifest, labels = model.manifest, model.labels
     response = pb.ClassifyResponse(
         model=manifest.name, version=manifest.version, request_id=request.request_id
     )
-    for item in items:
-        for row in item.result.result():
-            classes = response.predictions.add().classes
-            for index, probability in top_classes(row, top_k):
-                classes.add(index=index, label=labels[index], probability=probability)
+    for row in scores:
+        classes = response.predictions.add().classes
+        for index, probability in top_classes(row, top_k):
+            classes.add(index=index, label=labels[index], probability=probability)
     return response
 
 
@@ -100,24 +125,18 @@ def top_classes(row: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
     return list(zip(order, row[order].tolist(), strict=True))
 
 
-def observe(model: ServedModel, items: list[Item[Rows, Scores]], decode: float) -> Stages:
+def observe(model: ServedModel, found: Outcome) -> Stages:
     """Observe where the time of a request went, which is answered now."""
-    first = items[0]
-    queue, compute, finished = first.closed - first.enqueued, 0.0, 0.0
-    for item in items:
-        queue = max(queue, item.closed - item.enqueued)
-        compute = max(compute, item.finished - item.closed)
-        finished = max(finished, item.finished)
-    answer = monotonic() - finished
+    answer = monotonic() - found.finished
     stages = model.metrics.stages
-    if decode:
-        stages["decode"].observe(decode)
-    stages["queue"].observe(queue)
-    stages["compute"].observe(compute)
+    if found.decode:
+        stages["decode"].observe(found.decode)
+    stages["queue"].observe(found.queue)
+    stages["compute"].observe(found.compute)
     stages["answer"].observe(answer)
-    model.metrics.images += sum(item.size for item in items)
+    model.metrics.images += len(found.scores)
     model.metrics.last_answer = time()
-    return Stages(decode, queue, compute, answer)
+    return Stages(found.decode, found.queue, found.compute, answer)
 
 
 def write_times(timings: pb.Timings, stages: Stages) -> None:

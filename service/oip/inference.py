@@ -12,13 +12,12 @@ from service.errors import DeadlineExceeded
 from service.oip import grpc_service_pb2 as pb
 from service.oip.information import number_or_label
 from service.oip.inputs import Input, find_input, read_files, read_pixels, typed_pixels
-from service.oip.outputs import Tensor, find_output, join, write_output
+from service.oip.outputs import Tensor, find_output, write_output
 from service.oip.parameters import number, text
 from service.oip.regions import Regions
-from service.pipeline import MAX_NAME, Pipeline, empty_rows
+from service.pipeline import MAX_NAME, Images, Pipeline, empty_rows
 from service.replies import observe
 from service.served import ServedModel
-from service.session import Rows
 from service.status import told
 
 # Clients written for models that answer a request several times wait for it.
@@ -79,27 +78,20 @@ class Inference:
         with self._pipeline.admitted(
             model, source.count, source.size, deadline=deadline, level=level
         ):
-            rows, decode_seconds = await self._rows(source, model, level)
-            items = await model.classify(rows, deadline=deadline, level=level)
-            scores = join([item.result.result() for item in items])
-            written = write_output(scores, output, model, self._regions)
+            images = self._images(source, model)
+            found = await self._pipeline.classify(model, images, deadline=deadline, level=level)
+            written = write_output(found.scores, output, model, self._regions)
             response = _response(request, model, *written)
-            observe(model, items, decode_seconds)
+            observe(model, found)
             return response
 
-    async def _rows(self, source: Input, model: ServedModel, level: int) -> tuple[Rows, float]:
-        """Pixels [N, H, W, C] of all images, and the seconds it took to decode them."""
+    def _images(self, source: Input, model: ServedModel) -> Images:
         if not source.encoded and not source.typed:
-            return read_pixels(source, model.spec, self._regions), 0.0
-        start = monotonic()
+            return Images(read_pixels(source, model.spec, self._regions))
         rows = empty_rows(model, source.count)
         if source.encoded:
-            files, field = read_files(source, self._regions), source.tensor.name
-            await self._pipeline.decode(model, files, rows, level=level, field=field)
-        else:
-            steps = typed_pixels(source, rows)
-            await self._pipeline.convert(model, steps, rows, level=level)
-        return rows, monotonic() - start
+            return Images(rows, read_files(source, self._regions), source.tensor.name)
+        return Images(rows, steps=typed_pixels(source, rows))
 
     async def _outcome(
         self, request: pb.ModelInferRequest, deadline: float

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from convoy.bundle import OUTPUT_NAME
 from service.errors import InvalidRequest
 from service.oip import grpc_service_pb2 as pb
@@ -90,8 +88,3 @@ def _named(scores: Scores, output: Output, model: ServedModel) -> bytes:
             text = f"{probability:f}:{index}:{model.labels[index]}".encode()
             parts += [len(text).to_bytes(LENGTH_BYTES, "little"), text]
     return b"".join(parts)
-
-
-def join(parts: list[Scores]) -> Scores:
-    """Probabilities [N, K] of all images of a request."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
