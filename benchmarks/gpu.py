@@ -220,7 +220,7 @@ def compare(
     settings = Settings(max_batch_size=max(options.batches))
     if device.provider != CPU:
         cuda.load_libraries(tensorrt=False)
-    plan = find_plan(bundle, bundle.golden(), yardstick, settings)
+    plan = find_plan(bundle, bundle.golden(), yardstick, settings, beside=False)
     batch = fastest_batch(bundle, yardstick, plan, options.batches, options.seconds / 4)
     contender = bare(bundle, yardstick, plan, batch)
     both = loads(bundle, options.in_flight, min(32, batch))

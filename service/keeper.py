@@ -55,6 +55,7 @@ class Keeper:
         self._device = device
         self._metrics = metrics
         self._lock = asyncio.Lock()
+        self._started = False
         self._configs: dict[str, ModelConfig] = {}
         self._unloaded: set[str] = set()
         self._failed: dict[tuple[str, int], Failure] = {}
@@ -81,6 +82,7 @@ class Keeper:
         broken = [str(error) for name in found if (error := await self._refresh(name, found[name]))]
         if broken:
             raise UnfitError("; ".join(broken))
+        self._started = True
 
     async def refresh(self) -> None:
         """See what has changed on disk, and follow it; what cannot be followed is logged."""
@@ -263,28 +265,35 @@ class Keeper:
         failure = self._failed.get((name, version))
         if failure is None or failure.fingerprint != fingerprint:
             self.repository.absent[name, version] = Absent(State.LOADING)
-            reason = ""
-            try:
-                loaded = await self._load(path, settings, background=background)
+            loaded = await self._load(path, settings, background=background)
+            if not isinstance(loaded, str):
                 del self.repository.absent[name, version]
                 self._failed.pop((name, version), None)
                 return loaded
-            except NoCudaError:
-                raise  # the same for every model
-            except UnfitError as error:
-                reason = str(error)
-            except Exception:
-                log.exception("load_crashed", model=name, version=version)
-                reason = "loading it failed; the server's log has the detail"
-            failure = self._failed[name, version] = Failure(fingerprint, reason)
+            failure = self._failed[name, version] = Failure(fingerprint, loaded)
             self._metrics.loads_failed[name] += 1
-            log.error("unfit", model=name, version=version, reason=reason)
+            log.error("unfit", model=name, version=version, reason=loaded)
         self.repository.absent[name, version] = Absent(State.UNFIT, failure.reason)
         return None
 
-    async def _load(self, path: Path, settings: Settings, *, background: bool) -> ServedModel:
+    async def _load(self, path: Path, settings: Settings, *, background: bool) -> ServedModel | str:
+        """A version that has passed every check, or why it has not."""
         begin = monotonic()
-        bundle, slots = await _open(path, self._device, settings, background=background)
+        try:
+            bundle, slots = await _open(
+                path,
+                self._device,
+                settings,
+                beside=self._started,
+                background=background,
+            )
+        except NoCudaError:
+            raise  # the same for every model
+        except UnfitError as error:
+            return str(error)
+        except Exception:
+            log.exception("load_crashed", folder=str(path))
+            return "loading it failed; the server's log has the detail"
         manifest = bundle.manifest
         counted = self._metrics.model(
             manifest.name,
@@ -335,10 +344,10 @@ def choose(
 
 
 async def _open(
-    path: Path, device: Device, settings: Settings, *, background: bool
+    path: Path, device: Device, settings: Settings, *, beside: bool, background: bool
 ) -> tuple[Bundle, list[Slot]]:
     bundle, golden = await asyncio.to_thread(open_bundle, path)
-    plan = await asyncio.to_thread(find_plan, bundle, golden, device, settings)
+    plan = await asyncio.to_thread(find_plan, bundle, golden, device, settings, beside=beside)
     make = partial(open_session, bundle, golden, device, plan, settings)
     name = f"onnxruntime-{bundle.manifest.name}"
     # One after the other: nothing else may use a GPU while CUDA graphs are recorded.

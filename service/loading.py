@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,13 @@ def open_bundle(path: Path) -> tuple[Bundle, Golden]:
         raise UnfitError(str(error)) from None
 
 
-def find_plan(bundle: Bundle, golden: Golden, device: Device, settings: Settings) -> Plan:
+def find_plan(
+    bundle: Bundle, golden: Golden, device: Device, settings: Settings, *, beside: bool
+) -> Plan:
     """How to run a network on a device: what was measured before, or what is now.
+
+    `beside` others that serve nothing is measured, since both would suffer, and no CUDA graph is
+    recorded: while one is, nothing else may use the GPU.
 
     Raises: UnfitError naming the file and the reason.
     """
@@ -52,8 +57,9 @@ def find_plan(bundle: Bundle, golden: Golden, device: Device, settings: Settings
         gpu=None if device.provider == CPU else cuda.describe(device.index).kind,
         onnxruntime=ort.__version__,
     )
-    if (plan := memory.recall()) is not None:
-        return plan
+    if (plan := memory.recall()) is not None or beside:
+        plan = plan or Plan()
+        return replace(plan, graphs=False) if beside else plan
     images = filled(golden.pixels, most)
     with _fit(bundle):
         plan = choose(lambda plan: cost(_load(bundle, device, plan, settings), images))

@@ -17,6 +17,7 @@ from convoy.v1 import image_classifier_pb2 as pb
 from service.errors import InvalidRequest
 from service.pipeline import MAX_NAME, MAX_SCORES, Images, Pipeline, empty_rows
 from service.replies import answer, describe, observe, write_times
+from service.repository import Route
 from service.served import ServedModel
 from service.status import pushback_ms, told
 
@@ -37,13 +38,13 @@ class ImageClassifier:
         Raises: RequestError.
         """
         with self._pipeline.request(request.model, request.request_id):
-            model = self._pipeline.route(
+            route = self._pipeline.route(
                 request.model,
                 request.version,
                 request.version_label,
                 key=request.routing_key or request.request_id,
             )
-            return await self._classify(model, request, deadline)
+            return await self._classify(route, request, deadline)
 
     async def classify_stream(
         self, requests: AsyncIterator[pb.ClassifyRequest], *, deadline: float = math.inf
@@ -77,15 +78,16 @@ class ImageClassifier:
             return describe(model, self._pipeline.models)
 
     async def _classify(
-        self, model: ServedModel, request: pb.ClassifyRequest, deadline: float
+        self, route: Route, request: pb.ClassifyRequest, deadline: float
     ) -> pb.ClassifyResponse:
+        model = route.model
         count = len(request.images)
         self._pipeline.check(count, request.request_id)
         top_k = _top_k(request, model)
         size, level = request.ByteSize(), model.level(request.priority)
         with self._pipeline.admitted(model, count, size, deadline=deadline, level=level):
             images = _images(request.images, model)
-            found = await self._pipeline.classify(model, images, deadline=deadline, level=level)
+            found = await self._pipeline.classify(route, images, deadline=deadline, level=level)
             response = answer(request, model, found.scores, top_k)
             write_times(response.timings, observe(model, found))
             return response

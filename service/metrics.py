@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -114,17 +113,6 @@ class MethodMetrics:
         self.handling.observe(seconds)
 
 
-class Trial(Protocol):
-    """What is told of a challenger."""
-
-    @property
-    def version(self) -> int: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def share(self) -> float: ...
-
-
 class ModelMetrics:
     """What one model does."""
 
@@ -170,8 +158,8 @@ class Metrics:
         """Versions that failed a check when they were to be loaded, by model."""
         self.challengers_ended: defaultdict[str, int] = defaultdict(int)
         """Challengers that did worse than they may, by model."""
-        self.trials: Callable[[], Iterable[tuple[str, Trial]]] = lambda: ()
-        """Models and their challengers."""
+        self.trials: Callable[[], Iterable[tuple[Sequence[str], float]]] = lambda: ()
+        """Model, version and mode of every challenger, and its share."""
         self.unfit: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
         """Versions that are to serve and are not fit."""
         self.live: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
@@ -219,6 +207,9 @@ class Metrics:
             ((reason,), count) for reason, count in self.failed.items()
         ))  # fmt: skip
 
+        yield from self._collect_repository()
+
+    def _collect_repository(self) -> Iterable[Metric]:
         yield _counter("convoy_loads_failed", "Versions that failed a check when loaded.",
             ("model",),
             (((name,), count) for name, count in tuple(self.loads_failed.items())),
@@ -232,9 +223,8 @@ class Metrics:
             (((name, str(version)), 1) for name, version in self.unfit()),
         )  # fmt: skip
 
-        yield _gauges("convoy_challenger", "Share of the requests that a challenger gets or is shown.",
-            ("model", "version", "mode"),
-            (((name, str(one.version), one.mode), one.share) for name, one in self.trials()),
+        yield _gauges("convoy_challenger", "Share of the requests that it answers or is shown.",
+            ("model", "version", "mode"), self.trials(),
         )  # fmt: skip
         yield _gauges("convoy_model_live", "The version that answers requests that name none.",
             ("model", "version"),
@@ -313,7 +303,7 @@ def _collect_shadows(models: Sequence[ModelMetrics]) -> Iterable[Metric]:
     yield _counter("convoy_shadow_agreed", "Images that it takes for the same.", labels, (
         ((one.name, one.version), one.agreed) for one in models
     ))  # fmt: skip
-    yield _counter("convoy_shadow_shed", "Images not shown to a shadow, for lack of time.", labels, (
+    yield _counter("convoy_shadow_shed", "Images it was not shown, for lack of time.", labels, (
         ((one.name, one.version), one.shed) for one in models
     ))  # fmt: skip
     yield _histogram("convoy_shadow_distance", "Of both models' probabilities.", labels, (

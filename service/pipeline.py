@@ -36,9 +36,10 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.replies import Outcome, outcome
-from service.repository import Repository
+from service.repository import Repository, Route
 from service.served import ServedModel
 from service.session import Rows
+from service.shadow import Shadows
 from service.streaming import Window
 
 Request = TypeVar("Request")
@@ -97,6 +98,7 @@ class Pipeline:
         self._max_images = max_images
         self._max_streams = max_streams
         self._stream_images = stream_images
+        self._shadows = Shadows()
         self._streams = 0
         self._repository: Repository | None = None
         self._closed = "the service is starting"
@@ -154,14 +156,14 @@ class Pipeline:
             raise InvalidRequest(f"version_label: {label[:MAX_NAME]!r} beside version {version}")
         return self.models.get(name, version, label)
 
-    def route(self, name: str, version: int, label: str, *, key: str) -> ServedModel:
-        """The model that is to answer a request; the same `key` gets the same one.
+    def route(self, name: str, version: int, label: str, *, key: str) -> Route:
+        """Who is to answer a request; the same `key` gets the same model.
 
         Raises: as `find`.
         """
         if version or label:
-            return self.find(name, version, label)
-        return self.models.route(name, key=key[:MAX_NAME]).model
+            return Route(self.find(name, version, label))
+        return self.models.route(name, key=key[:MAX_NAME])
 
     def check(
         self, count: int, request_id: str, *, images: str = "images", id_field: str = "request_id"
@@ -186,7 +188,7 @@ class Pipeline:
         try:
             if monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline has passed")
-            with model.lease(), model.admission.admit(count, size, deadline=deadline, level=level):
+            with model.leases, model.admission.admit(count, size, deadline=deadline, level=level):
                 try:
                     yield
                 except BaseException as error:
@@ -201,19 +203,26 @@ class Pipeline:
             raise
 
     async def classify(
-        self, model: ServedModel, images: Images, *, deadline: float, level: int
+        self, route: Route, images: Images, *, deadline: float, level: int
     ) -> Outcome:
         """Decode the images of an admitted request and run them.
+
+        Where there is a shadow, it is shown them afterwards.
 
         Raises: InvalidRequest naming the image, DeadlineExceeded, ModelFailure, NotServing,
         OutOfMemory.
         """
+        model, shadow = route
         decode = 0.0
         if images.files or images.steps:
             start = monotonic()
             await self._fill(model, images, level)
             decode = monotonic() - start
-        return outcome(await model.classify(images.rows, deadline=deadline, level=level), decode)
+        items = await model.classify(images.rows, deadline=deadline, level=level)
+        found = outcome(items, decode)
+        if shadow is not None:
+            self._shadows.show(model, shadow, images.rows, found.scores)
+        return found
 
     async def stream(
         self,

@@ -96,10 +96,10 @@ class Repository:
         """Names and the versions that answer requests that name none."""
         return [(name, entry.live) for name, entry in self.entries.items()]
 
-    def trials(self) -> list[tuple[str, Challenger]]:
-        """Names and their challengers."""
-        every = self.entries.items()
-        return [(name, entry.challenger) for name, entry in every if entry.challenger]
+    def trials(self) -> list[tuple[tuple[str, str, str], float]]:
+        """Model, version and mode of every challenger, and its share of the requests."""
+        every = [(name, entry.challenger) for name, entry in self.entries.items()]
+        return [((name, str(one.version), one.mode), one.share) for name, one in every if one]
 
     def unfit(self) -> list[tuple[str, int]]:
         """Names and versions that are to serve and fail a check."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from time import monotonic
 
 import numpy as np
@@ -47,6 +46,29 @@ class Slot:
         self._worker.close()
 
 
+class Leases:
+    """Who uses a model now: each holds it open with a `with` block."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __enter__(self) -> None:
+        """Keep the model open until the end of the block."""
+        self._count += 1
+        self._none.clear()
+
+    def __exit__(self, *error: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def ended(self) -> None:
+        """Wait until there is none."""
+        await self._none.wait()
+
+
 class ServedModel:
     """A bundle whose sessions have proved themselves on this machine."""
 
@@ -73,6 +95,7 @@ class ServedModel:
         """Batches that run at the same time."""
         self.expected = 0
         """Images that are being decoded for it."""
+        self.leases = Leases()
         self._slots = slots
         self._free = list(slots)
         self.admission = Admission(
@@ -91,21 +114,6 @@ class ServedModel:
         )
         metrics.depth = lambda: self._batcher.depth
         metrics.drift = watch(manifest, window=settings.drift_window)
-        self._users = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
-
-    @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Keep it open for as long as it is used."""
-        self._users += 1
-        self._unused.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
 
     def level(self, priority: int) -> int:
         """The level of requests of a priority: the default one where there is none such."""
@@ -154,8 +162,8 @@ class ServedModel:
         self._batcher.flush()
 
     async def retire(self) -> None:
-        """Close it when its last user has gone; there must be no new ones."""
-        await self._unused.wait()
+        """Close it when its last lease has ended; there must be no new ones."""
+        await self.leases.ended()
         await self.close()
 
     async def close(self) -> None:

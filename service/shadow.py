@@ -34,7 +34,8 @@ class Shadows:
         if challenger.busy or champion.waiting or challenger.spec != champion.spec:
             challenger.metrics.shed += len(rows)
             return
-        task = asyncio.create_task(_compare(champion, challenger, rows, ours))
+        # A caller may write to shared memory as soon as it has its answer.
+        task = asyncio.create_task(_compare(champion, challenger, rows.copy(), ours))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -44,7 +45,7 @@ async def _compare(
 ) -> None:
     counts = challenger.metrics
     try:
-        with challenger.lease():
+        with challenger.leases:
             items = await challenger.classify(rows, deadline=math.inf)
     except RequestError as error:
         counts.errors += 1

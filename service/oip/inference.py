@@ -17,6 +17,7 @@ from service.oip.parameters import number, text
 from service.oip.regions import Regions
 from service.pipeline import MAX_NAME, Images, Pipeline, empty_rows
 from service.replies import observe
+from service.repository import Route
 from service.served import ServedModel
 from service.status import told
 
@@ -36,18 +37,18 @@ class Inference:
     ) -> pb.ModelInferResponse:
         """Answer one request before its `timeout` and the deadline. Raises: RequestError."""
         with self._pipeline.request(request.model_name, request.id):
-            model = self._pipeline.route(
+            route = self._pipeline.route(
                 request.model_name,
                 *number_or_label(request.model_version),
                 key=text(request.parameters, "routing_key", "") or request.id,
             )
             microseconds = number(request.parameters, "timeout", "")
             if not microseconds:
-                return await self._infer(model, request, deadline)
+                return await self._infer(route, request, deadline)
             try:
                 async with asyncio.timeout(microseconds / 1e6):
                     sooner = min(deadline, monotonic() + microseconds / 1e6)
-                    return await self._infer(model, request, sooner)
+                    return await self._infer(route, request, sooner)
             except (TimeoutError, DeadlineExceeded):
                 raise DeadlineExceeded(
                     f"the request's timeout of {microseconds:,} microseconds has passed"
@@ -68,8 +69,9 @@ class Inference:
                 yield response
 
     async def _infer(
-        self, model: ServedModel, request: pb.ModelInferRequest, deadline: float
+        self, route: Route, request: pb.ModelInferRequest, deadline: float
     ) -> pb.ModelInferResponse:
+        model = route.model
         source = find_input(request, model.spec, self._regions)
         shape = f"{source.where}: shape[0]"
         self._pipeline.check(source.count, request.id, images=shape, id_field="id")
@@ -79,7 +81,7 @@ class Inference:
             model, source.count, source.size, deadline=deadline, level=level
         ):
             images = self._images(source, model)
-            found = await self._pipeline.classify(model, images, deadline=deadline, level=level)
+            found = await self._pipeline.classify(route, images, deadline=deadline, level=level)
             written = write_output(found.scores, output, model, self._regions)
             response = _response(request, model, *written)
             observe(model, found)

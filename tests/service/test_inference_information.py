@@ -139,8 +139,6 @@ def test_statistics_are_those_of_the_metrics(models: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "request_", "says"),
     [
-        ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="a"), "start it again"),
-        ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(), "start it again"),
         ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="x"), "leave it empty"),
         ("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest(), "not offered"),
         ("CudaSharedMemoryRegister", pb.CudaSharedMemoryRegisterRequest(), "not offered"),

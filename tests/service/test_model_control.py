@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from pydantic import SecretStr
 
 import convoy
 from convoy.v1 import image_classifier_pb2 as pb
@@ -214,5 +215,5 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_the_token_is_masked_wherever_settings_are_shown() -> None:
-    settings = Settings(control_token=TOKEN)
+    settings = Settings(control_token=SecretStr(TOKEN))
     assert TOKEN not in f"{settings!r} {settings.model_dump_json()} {settings.model_dump()}"

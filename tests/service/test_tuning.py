@@ -120,3 +120,21 @@ def test_tensorrt_is_told_the_batches_and_where_engines_stay(tmp_path: Path) -> 
     assert (told["trt_fp16_enable"], told["trt_engine_cache_path"]) == ("1", str(tmp_path))
     homeless = options(Device(TENSORRT), engines=Engines(None, (224, 200, 3), 64, half=False))
     assert "trt_engine_cache_path" not in homeless[TENSORRT]
+
+
+def test_beside_others_that_serve_nothing_is_measured(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "models")
+    settings = Settings(models=tmp_path / "models", cache=tmp_path / "cache", max_batch_size=2)
+
+    async def swap() -> list[int]:
+        keeper = Keeper(settings, BOUND, Metrics())
+        await keeper.start()
+        make_bundle(tmp_path / "models", version=2)
+        with structlog.testing.capture_logs() as logs:
+            await keeper.load("tiny")
+        assert "plan" not in [one["event"] for one in logs]
+        versions = [model.manifest.version for model in keeper.repository]
+        await keeper.close()
+        return versions
+
+    assert asyncio.run(swap()) == [2]

@@ -1,0 +1,209 @@
+"""Do callers notice when a model is swapped under them, or another one shadows it?
+
+    python -m benchmarks.swaps [--network resnet18] [--seconds 20] [--rounds 3] [--load 0.7]
+
+Requests come at random moments (Poisson) at a share of what the server can do; latency counts from
+the moment a request was due. In turn: nothing happens; a new version is loaded and swapped in,
+again and again without a pause; a second version is shown every request as a shadow. Clients and
+server share the processors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+
+import grpc
+import uvloop
+
+import convoy
+from benchmarks.loops import OPTIONS, Caller, closed_loop, open_loop, quantile
+from benchmarks.processes import Server, convoy_serve, heed_sigterm
+from benchmarks.reports import RESULTS, write
+from benchmarks.workloads import Workload, workloads
+from convoy.bundle import MANIFEST_FILE
+
+DEADLINE = 30.0
+TOKEN = "only-on-this-machine"
+LOADS = {"small-cnn": "JPEG 500x375, small CNN", "resnet18": "JPEG 500x375, ResNet-18"}
+
+
+@dataclass(frozen=True)
+class Round:
+    """Latencies in milliseconds: undisturbed, during swaps, and beside a shadow."""
+
+    rate: float
+    still_p50: float
+    still_p99: float
+    swap_p50: float
+    swap_p99: float
+    shadow_p50: float
+    shadow_p99: float
+    swaps: int
+    shown: float
+    """Share of the images that the shadow was shown; the others were shed."""
+    errors: int
+
+
+def copy_version(source: Path, models: Path, version: int) -> None:
+    """A bundle once more, under another number."""
+    folder = models / source.parent.name
+    work = folder / f".writing-{version}"
+    shutil.copytree(source, work)
+    manifest = json.loads((work / MANIFEST_FILE).read_text())
+    (work / MANIFEST_FILE).write_text(json.dumps(manifest | {"version": version}))
+    work.rename(folder / str(version))
+
+
+@contextmanager
+def repository(source: Path, versions: int, trial: str = "") -> Iterator[Path]:
+    """A folder of models with so many versions of a bundle."""
+    with tempfile.TemporaryDirectory() as folder:
+        for version in range(1, versions + 1):
+            copy_version(source, Path(folder), version)
+        (Path(folder) / "models.toml").write_text(trial)
+        yield Path(folder)
+
+
+@contextmanager
+def swapping(server: Server, source: Path, models: Path) -> Iterator[list[int]]:
+    """Load version after version until the end of the block; those that were swapped in."""
+    stop, done, name = threading.Event(), list[int](), source.parent.name
+
+    def swap() -> None:
+        with convoy.ModelControl(server.grpc_address, TOKEN) as control:
+            for version in count(2):
+                if stop.is_set():
+                    return
+                copy_version(source, models, version)
+                assert control.load(name).live_version == version
+                shutil.rmtree(models / name / str(version - 1))
+                done.append(version)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        thread.join()
+
+
+async def latencies(server: Server, load: Workload, rate: float, seconds: float) -> Caller:
+    """What an open loop measured."""
+    async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
+        caller = Caller(channel, load.request().SerializeToString(), DEADLINE)
+        await open_loop(caller, rate, seconds)
+        return caller
+
+
+async def capacity(server: Server, load: Workload, seconds: float) -> float:
+    """Requests a second that the server answers when there are always some."""
+    async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
+        payload = load.request().SerializeToString()
+        await closed_loop(Caller(channel, payload, DEADLINE), min(1.0, seconds))
+        return await closed_loop(Caller(channel, payload, DEADLINE), seconds)
+
+
+def measure(options: argparse.Namespace, source: Path, load: Workload) -> Round:
+    """One round: each of the three for `options.seconds`."""
+    name, seconds = load.network, options.seconds
+    with (
+        repository(source, 1) as models,
+        convoy_serve(models, f"--control-token={TOKEN}", *options.service) as server,
+    ):
+        rate = options.load * uvloop.run(capacity(server, load, min(4.0, seconds)))
+        still = uvloop.run(latencies(server, load, rate, seconds))
+        with swapping(server, source, models) as swaps:
+            swapped = uvloop.run(latencies(server, load, rate, seconds))
+    trial = f'[{name}.challenger]\nversion = 2\nmode = "shadow"\nshare = 1.0\n'
+    with (
+        repository(source, 2, trial) as models,
+        convoy_serve(models, *options.service) as server,
+    ):
+        uvloop.run(latencies(server, load, rate, min(2.0, seconds)))
+        shadowed = uvloop.run(latencies(server, load, rate, seconds))
+        shown = share_shown(server)
+    callers = (still, swapped, shadowed)
+    times = (quantile(one.latencies["OK"], at) * 1e3 for one in callers for at in (0.5, 0.99))
+    errors = sum(len(v) for one in callers for code, v in one.latencies.items() if code != "OK")
+    return Round(rate, *times, len(swaps), shown, errors)
+
+
+def share_shown(server: Server) -> float:
+    """Of the images that a shadow was to be shown, those that it was."""
+    figures = server.metrics().items()
+    seen, shed = (
+        sum(value for key, value in figures if key.startswith(f"convoy_shadow_{one}_total"))
+        for one in ("compared", "shed")
+    )
+    return seen / max(1.0, seen + shed)
+
+
+def report(rounds: list[Round]) -> str:
+    """The figures as Markdown: medians of the rounds."""
+
+    def middle(name: str) -> float:
+        return statistics.median(getattr(one, name) for one in rounds)
+
+    swap, shadow = (
+        statistics.median(getattr(one, f"{what}_p99") / one.still_p99 for one in rounds)
+        for what in ("swap", "shadow")
+    )
+    rows = [
+        ("undisturbed", "still", 1.0),
+        ("swap after swap", "swap", swap),
+        ("a shadow", "shadow", shadow),
+    ]
+    return "\n".join(
+        [
+            f"{middle('rate'):,.0f} requests/s. {sum(one.swaps for one in rounds)} swaps; the "
+            f"shadow was shown {middle('shown'):.0%} of the images; "
+            f"{sum(one.errors for one in rounds)} errors.",
+            "",
+            "| | p50 | p99 | p99, ratio |",
+            "|---|--:|--:|--:|",
+            *(
+                f"| {text} | {middle(f'{what}_p50'):.1f} ms | {middle(f'{what}_p99'):.1f} ms "
+                f"| {ratio:.2f} |"
+                for text, what, ratio in rows
+            ),
+        ]
+    )
+
+
+def main() -> None:
+    """Parse, measure, write Markdown and JSON."""
+    from benchmarks.bundles import write_bundles  # PyTorch: slow to import
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--network", choices=LOADS, default="resnet18")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each of the three")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--load", type=float, default=0.7, help="share of what the server can do")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("service", nargs="*", help="options of convoy-serve, after --")
+    options = parser.parse_args()
+    heed_sigterm()
+    (load,) = (one for one in workloads() if one.name == LOADS[options.network])
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = write_bundles(Path(folder), (options.network,))
+        source = bundles[options.network].path
+        rounds = [measure(options, source, load) for _ in range(options.rounds)]
+    text = (
+        f"{load.name}, {options.load:.0%} of what the server can do, {options.seconds:g} s each: "
+    )
+    write(options.out, "swaps", f"{text}{report(rounds)}", [asdict(one) for one in rounds])
+
+
+if __name__ == "__main__":
+    main()
