@@ -21,7 +21,8 @@ from service.fronts.asgi import AsgiFront
 from service.fronts.envoy import ADMIN, CONTROL
 from service.fronts.exchange import Message, Receive, Send
 from service.fronts.statistics import EnvoyStatistics
-from service.server import Server, return_freed_memory, serve
+from service.memory import return_freed_memory
+from service.server import Server, serve
 from service.settings import Settings
 
 READY = b"ready\n"

@@ -19,6 +19,7 @@ from service import models_file
 from service.devices import Device, NoCudaError
 from service.errors import LoadFailed, ModelNotFound, UnfitError, UsageError
 from service.loading import find_plan, open_bundle, open_session
+from service.memory import trim
 from service.metrics import Metrics
 from service.models_file import STABLE, Challenger, ModelConfig, read_models_file
 from service.repository import Absent, Entry, Repository, State
@@ -224,6 +225,9 @@ class Keeper:
             reasons = self.repository.reasons(name) or [f"none of its versions {found} is wanted"]
             return UnfitError(f"{self._settings.models / name}: {'; '.join(reasons)}")
         self.repository.put(entry)
+        # There from the start: Prometheus sees no increase in a series that begins with 1.
+        for counter in (self._metrics.loads_failed, self._metrics.challengers_ended):
+            counter[name] += 0
         before = {} if old is None else old.versions
         self._let_go([one for one in before.values() if one not in entry.versions.values()])
         if old is None or entry != old:
@@ -314,6 +318,7 @@ class Keeper:
         await model.retire()
         if all(one.metrics is not model.metrics for one in self.repository):
             self._metrics.forget(model.metrics)
+        await asyncio.to_thread(trim)
         log.info("closed", model=model.manifest.name, version=model.manifest.version)
 
 

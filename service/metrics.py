@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -160,8 +160,8 @@ class Metrics:
         """Challengers that did worse than they may, by model."""
         self.trials: Callable[[], Iterable[tuple[Sequence[str], float]]] = lambda: ()
         """Model, version and mode of every challenger, and its share."""
-        self.unfit: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
-        """Versions that are to serve and are not fit."""
+        self.unfit: Callable[[], Mapping[tuple[str, int], bool]] = dict
+        """Models and versions, and whether they are to serve but are not fit."""
         self.live: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
         """Models and the versions that answer requests that name none."""
         self._methods: list[MethodMetrics] = []
@@ -220,7 +220,7 @@ class Metrics:
         )  # fmt: skip
         yield _gauges("convoy_model_unfit", "1 for a version that is to serve and fails a check.",
             ("model", "version"),
-            (((name, str(version)), 1) for name, version in self.unfit()),
+            (((name, str(version)), unfit) for (name, version), unfit in self.unfit().items()),
         )  # fmt: skip
 
         yield _gauges("convoy_challenger", "Share of the requests that it answers or is shown.",

@@ -101,10 +101,11 @@ class Repository:
         every = [(name, entry.challenger) for name, entry in self.entries.items()]
         return [((name, str(one.version), one.mode), one.share) for name, one in every if one]
 
-    def unfit(self) -> list[tuple[str, int]]:
-        """Names and versions that are to serve and fail a check."""
+    def unfit(self) -> dict[tuple[str, int], bool]:
+        """Names and versions, and whether they are to serve but fail a check."""
+        served = {(one.manifest.name, one.manifest.version): False for one in self}
         every = tuple(self.absent.items())
-        return [key for key, one in every if one.state is State.UNFIT]
+        return served | {key: True for key, one in every if one.state is State.UNFIT}
 
     def reasons(self, name: str) -> list[str]:
         """Why versions of this name do not serve."""

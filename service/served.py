@@ -171,6 +171,8 @@ class ServedModel:
         await self._batcher.close()
         for slot in self._slots:
             slot.close()
+        # Whoever still holds this must not hold the memory of the sessions.
+        self._slots, self._free = [], []
 
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
         slot = self._free.pop()  # the batcher runs no more batches than there are slots

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable
@@ -26,6 +24,7 @@ from service.health import Health
 from service.http.pulse import Pulse
 from service.http.server import HttpServer
 from service.keeper import Keeper
+from service.memory import return_freed_memory
 from service.methods import ImageClassifier
 from service.metrics import Metrics
 from service.names import SERVICE
@@ -40,7 +39,6 @@ from service.trials import judge
 from service.watching import watch
 
 BEAT_SECONDS = 1.0
-M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
 
 log = structlog.get_logger()
 
@@ -227,16 +225,6 @@ def _pipeline(settings: Settings, decoder: Decoder, metrics: Metrics) -> Pipelin
         # One stream alone must not fill the queue.
         stream_images=max(1, min(settings.queue_sizes) // 4),
     )
-
-
-def return_freed_memory() -> None:
-    """Have glibc give large freed blocks back to the system.
-
-    By itself it raises the size from which it does so up to 32 MiB, and the pixels of a few large
-    photos then stay in the process for good, scattered over the arenas of the decoding threads.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # no glibc: nothing to tell
-        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 async def serve(
