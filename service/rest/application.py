@@ -56,7 +56,7 @@ class Rest:
     def __init__(self, carrier: Carrier, rpcs: Iterable[Rpc], *, max_bytes: int) -> None:
         self._most = max_bytes
         methods = {rpc.method: rpc for rpc in rpcs if rpc.service == INFERENCE}
-        self._calls: dict[Route, Callable[[Call, float], Awaitable[Message]]] = {}
+        self._calls: dict[Route, Callable[[Call, float, str], Awaitable[Message]]] = {}
         for route in ROUTES:
             rpc = methods[route.rpc]
             read = partial(route.read, rpc.request)
@@ -77,7 +77,9 @@ class Rest:
     async def _answer(self, request: Request) -> Response:
         route, names = find(request.method, request.path)
         call = Call(names, request.headers, await self._unpacked(request))
-        response = route.write(call, await self._calls[route](call, math.inf))
+        authorization = request.headers.get(b"authorization", b"").decode("latin-1")
+        message = await self._calls[route](call, math.inf, authorization)
+        response = route.write(call, message)
         return await _packed(response, request.headers) if route.rpc == "ModelInfer" else response
 
     async def _unpacked(self, request: Request) -> bytes:
