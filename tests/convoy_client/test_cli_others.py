@@ -19,7 +19,7 @@ COMMAND = [str(Path(sys.executable).parent / "convoy")]
 def test_models_table(server, capsys):
     assert main(["models", "--server", server.target]) == 0
     header, row = capsys.readouterr().out.splitlines()
-    assert header.split()[:4] == ["model", "version", "default", "input"]
+    assert header.split()[:4] == ["model", "version", "role", "default"]
     assert row.split()[:7] == ["fake", "3", "yes", "4x6x3", "10", "fp32", "CPU"]
     assert row.endswith("92.50% (90.00-95.00) test")
     assert header.index("precision") == row.index("fp32")

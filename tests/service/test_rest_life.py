@@ -23,6 +23,7 @@ from service.settings import Settings
 from service.status import Code
 from tests.bundles import solid
 from tests.servers import PATIENCE, running_server, server_process
+from tests.service.busy import busy_server
 from tests.service.rest import INFER, Reply, ask, pixels_input, rest_addresses
 
 PHOTO = {"Inference-Header-Content-Length": "0"}
@@ -94,13 +95,13 @@ def test_a_full_queue_says_when_to_come_back(models: Path, front: str) -> None:
     assert first.result().status == 200
 
 
-def test_a_timeout_of_the_request_holds(models: Path, front: str) -> None:
+def test_a_timeout_of_the_request_holds(tmp_path: Path, front: str) -> None:
     pixels = np.zeros((1, 32, 32, 3), np.uint8)
     request = {
         "inputs": [pixels_input(pixels, data=pixels.tolist())],
         "parameters": {"timeout": 1000},
     }
-    with running_server(models, **FOREVER) as server:
+    with busy_server(tmp_path) as server:
         for address in rest_addresses(server, front):
             reply = ask(address, INFER, request)
             assert reply.status == 504
