@@ -102,12 +102,23 @@ class Claim:
 
 @dataclass(frozen=True)
 class Noise:
-    """Bytes on a connection of their own."""
+    """Bytes on a connection of their own, to the port of gRPC or of HTTP."""
 
     data: bytes
+    http: bool
 
 
-Operation = Unary | Stream | Resize | Claim | Noise
+@dataclass(frozen=True)
+class Http:
+    """A request over HTTP."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Operation = Unary | Stream | Resize | Claim | Noise | Http
 
 
 def fill(draw: Draw, message: Message, depth: int = 3) -> None:
@@ -305,5 +316,5 @@ def operations() -> st.SearchStrategy[Operation]:
         st.builds(Stream, st.lists(messages, max_size=6).map(tuple)),
         st.builds(Resize, st.sampled_from([0, 24, PIXELS.nbytes, OBJECT_BYTES])),
         st.builds(Claim, st.integers(0, 255), st.sampled_from([2**31 - 1, 2**32 - 1, 99]), BYTES),
-        st.builds(Noise, BYTES),
+        st.builds(Noise, BYTES, st.booleans()),
     )

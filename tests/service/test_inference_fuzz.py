@@ -40,6 +40,7 @@ from tests.service.hostile_messages import (
     PIXELS,
     STREAM,
     Claim,
+    Http,
     Noise,
     Operation,
     Resize,
@@ -47,7 +48,9 @@ from tests.service.hostile_messages import (
     Unary,
     operations,
 )
+from tests.service.hostile_requests import http_requests
 from tests.service.inference import pixels_request, probabilities
+from tests.service.rest import ask, rest_addresses
 
 SECONDS = float(os.environ.get("CONVOY_FUZZ_SECONDS", "0"))
 EXAMPLES = 100  # of a round
@@ -63,6 +66,7 @@ REFUSALS = {
     "RESOURCE_EXHAUSTED",
     "UNIMPLEMENTED",
 }
+HTTP_REFUSALS = {501, 504}  # UNIMPLEMENTED, and the timeout of a request
 QUICK = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -78,6 +82,7 @@ class Attack:
     """A caller who does whatever is drawn to one server."""
 
     server: Running
+    front: str
     channel: grpc.Channel
     object: Path
     sent: int = 0
@@ -111,17 +116,28 @@ class Attack:
             case Claim(packed, claimed, data):
                 request = http2.post(INFER, PREFIX.pack(packed, claimed) + data)
                 http2.wait_for_end(self.server.grpc_address, request, seconds=PATIENCE)
-            case Noise(data):
-                with (
-                    http2.connected(self.server.grpc_address, PATIENCE) as connection,
-                    suppress(ConnectionError),
-                ):
+            case Noise(data, http):
+                address = self.server.http_address if http else self.server.grpc_address
+                with http2.connected(address, PATIENCE) as connection, suppress(ConnectionError):
                     connection.sendall(data)
+            case Http(method, path, headers, body):
+                for address in rest_addresses(self.server, self.front):
+                    self._ask(address, method, path, headers, body)
         return None
+
+    def _ask(
+        self, address: str, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> None:
+        status = ask(address, path, body, headers, method).status
+        self._count(f"HTTP {status}")
+        assert status < 500 or status in HTTP_REFUSALS, f"{method} {path}: {status}"
+
+    def _count(self, code: str) -> None:
+        self.codes[code] = self.codes.get(code, 0) + 1
 
     def _check(self, code: str, text: str) -> None:
         """Hold how a call has ended against what a caller may be told."""
-        self.codes[code] = self.codes.get(code, 0) + 1
+        self._count(code)
         by_server = code == "DEADLINE_EXCEEDED" and text.startswith("the ")
         assert code in REFUSALS or by_server, f"{code}: {text}"
 
@@ -143,7 +159,7 @@ def attack(models: Path, front: str) -> Iterator[Attack]:
             server_process(models, *flags) as server,
             grpc.insecure_channel(server.grpc_address) as channel,
         ):
-            yield Attack(server, channel, file)
+            yield Attack(server, front, channel, file)
     finally:
         file.unlink()
 
@@ -151,7 +167,7 @@ def attack(models: Path, front: str) -> Iterator[Attack]:
 def send_round(attack: Attack, number: int) -> None:
     @seed(number)
     @QUICK
-    @given(st.lists(operations(), min_size=1, max_size=8))
+    @given(st.lists(operations() | http_requests(), min_size=1, max_size=8))
     def all_of(some: list[Operation]) -> None:
         attack.do(some)
 
