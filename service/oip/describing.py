@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from convoy.bundle import INPUT_NAME, MODEL_FILE, OUTPUT_NAME
 from service.devices import CPU
-from service.metrics import Histogram
 from service.oip import grpc_service_pb2 as pb
 from service.served import ServedModel
 from service.settings import Settings
@@ -88,8 +87,11 @@ def _policy(size: int) -> pb.ModelQueuePolicy:
 def statistics(model: ServedModel) -> pb.ModelStatistics:
     """What a model has done, from the counts that stand on /metrics."""
     counted = model.metrics
+    requests = counted.stages["answer"].count
     decode, queue, compute, answer = (
-        _duration(counted.stages[stage]) for stage in ("decode", "queue", "compute", "answer")
+        # Pixels are not decoded, but tools want all of these to count the same requests.
+        pb.StatisticDuration(count=requests, ns=round(counted.stages[stage].total * 1e9))
+        for stage in ("decode", "queue", "compute", "answer")
     )
     total = decode.ns + queue.ns + compute.ns + answer.ns
     return pb.ModelStatistics(
@@ -99,7 +101,7 @@ def statistics(model: ServedModel) -> pb.ModelStatistics:
         inference_count=counted.images,
         execution_count=counted.batch_size.count,
         inference_stats=pb.InferStatistics(
-            success=pb.StatisticDuration(count=answer.count, ns=total),
+            success=pb.StatisticDuration(count=requests, ns=total),
             fail=pb.StatisticDuration(count=counted.failed),
             queue=queue,
             # Where nothing was to be decoded, that took no time.
@@ -110,10 +112,6 @@ def statistics(model: ServedModel) -> pb.ModelStatistics:
             cache_miss=pb.StatisticDuration(),
         ),
     )
-
-
-def _duration(stage: Histogram) -> pb.StatisticDuration:
-    return pb.StatisticDuration(count=stage.count, ns=round(stage.total * 1e9))
 
 
 def _properties(model: ServedModel) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 from typing import Any, NoReturn
 
 from service.errors import Unsupported
+from service.oip import grpc_service_pb2 as pb
 
 _NO_CUDA = "CUDA shared memory is not offered; send tensors in the message"
 
@@ -20,4 +21,9 @@ class Missing:
         raise Unsupported(_NO_CUDA)
 
     cuda_shared_memory_register = cuda_shared_memory_status
-    cuda_shared_memory_unregister = cuda_shared_memory_status
+
+    async def cuda_shared_memory_unregister(
+        self, request: Any, *, deadline: float = math.inf
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        """What was never registered is forgotten already; load generators do this at their end."""
+        return pb.CudaSharedMemoryUnregisterResponse()

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from convoy.imaging import Limits
@@ -20,7 +21,7 @@ from service.oip.information import Information
 from service.pipeline import Pipeline
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, Running, running_server
-from tests.service.inference import inference_stub, refused
+from tests.service.inference import inference_stub, pixels_request, refused
 
 pytestmark = pytest.mark.usefixtures("front")
 
@@ -123,16 +124,19 @@ def test_statistics_are_those_of_the_metrics(models: Path) -> None:
             bad = convoy_pb.ClassifyRequest(images=[convoy_pb.Image(encoded=b"junk")])
             with pytest.raises(grpc.RpcError):
                 stub.Classify(bad, timeout=PATIENCE)
+        pixels = np.zeros((1, 32, 32, 3), np.uint8)
+        inference.ModelInfer(pixels_request(pixels), timeout=PATIENCE)
         request = pb.ModelStatisticsRequest(name="tiny")
         (told,) = inference.ModelStatistics(request, timeout=PATIENCE).model_stats
         stats = told.inference_stats
         assert (told.name, told.version) == ("tiny", "2")
-        assert (told.inference_count, told.execution_count) == (4, 2)
-        assert (stats.success.count, stats.fail.count) == (2, 1)
+        assert (told.inference_count, told.execution_count) == (5, 3)
+        assert (stats.success.count, stats.fail.count) == (3, 1)
         seconds = server.metric("convoy_stage_seconds_sum", stage="compute")
         assert stats.compute_infer.ns == round(seconds * 1e9)
         parts = (stats.queue, stats.compute_input, stats.compute_infer, stats.compute_output)
         assert stats.success.ns == sum(one.ns for one in parts)
+        assert {one.count for one in parts} == {3}
         assert told.last_inference > 1.7e12
 
 
@@ -142,7 +146,6 @@ def test_statistics_are_those_of_the_metrics(models: Path) -> None:
         ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="x"), "leave it empty"),
         ("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest(), "not offered"),
         ("CudaSharedMemoryRegister", pb.CudaSharedMemoryRegisterRequest(), "not offered"),
-        ("CudaSharedMemoryUnregister", pb.CudaSharedMemoryUnregisterRequest(), "not offered"),
     ],
 )
 def test_what_there_is_not_says_what_to_do(
