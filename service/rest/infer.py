@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import to_json
 
@@ -58,13 +58,11 @@ def write_infer(call: Call, response: pb.ModelInferResponse) -> Response:
     for tensor, data in zip(response.outputs, response.raw_output_contents, strict=True):
         one = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
         parameters = _plain(tensor.parameters)
-        wanted = _wanted(call, tensor.name)
-        if REGION in wanted:
-            parameters |= {name: one for name, one in wanted.items() if name.startswith("shared_")}
-        elif wanted.get(WANTED, call.request.parameters[ALL_WANTED].bool_param):
+        form = _form(call, tensor.name)
+        if form == "binary":
             parameters[SIZE] = len(data)
             binary.append(data)
-        else:
+        elif form == "json":
             one["data"] = tensors.unpack(data, tensor.datatype)
         told["outputs"].append({**one, "parameters": parameters} if parameters else one)
     head = to_json(told)
@@ -186,12 +184,15 @@ def _choice(value: object) -> str | None:
     return "string_param" if isinstance(value, str) else None
 
 
-def _wanted(call: Call, name: str) -> dict[str, Any]:
-    """The parameters of an output as the caller gave them."""
+def _form(call: Call, name: str) -> Literal["binary", "json", "memory"]:
+    """How the caller wants the elements of an output."""
+    wanted = _plain(call.request.parameters).get(ALL_WANTED, False)
     for one in call.request.outputs:
         if one.name == name:
-            return _plain(one.parameters)
-    return {}
+            if REGION in one.parameters:
+                return "memory"
+            wanted = _plain(one.parameters).get(WANTED, wanted)
+    return "binary" if wanted else "json"
 
 
 def _plain(parameters: Parameters) -> dict[str, Any]:
