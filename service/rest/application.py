@@ -18,7 +18,7 @@ from service.rest.call import Call
 from service.rest.http import Headers, HttpError, Request, Response, error_response, too_large
 from service.rest.routes import ROUTES, Route, find
 from service.rpcs import Rpc
-from service.status import UNKNOWN_TEXT
+from service.status import UNKNOWN_TEXT, Code
 
 # By name, all codes of google.rpc.Code: Triton's statuses, and the usual ones of codes that Triton
 # does not have.
@@ -69,7 +69,7 @@ class Rest:
         except HttpError as error:
             return error_response(error.status, str(error), error.headers)
         except CallFailed as failure:
-            return error_response(STATUSES[failure.code.name], str(failure), _retry(failure))
+            return error_response(STATUSES[failure.code.name], str(failure), _advice(failure))
         except Exception:
             log.exception("request_failed")
             return error_response(STATUSES["INTERNAL"], UNKNOWN_TEXT)
@@ -113,8 +113,10 @@ async def _perhaps_in_thread(work: Callable[[bytes, T], bytes], data: bytes, how
     return await asyncio.to_thread(work, data, how) if len(data) > LARGE else work(data, how)
 
 
-def _retry(failure: CallFailed) -> Headers:
-    """When to try again, where that is known: in milliseconds, and in the seconds of HTTP."""
+def _advice(failure: CallFailed) -> Headers:
+    """When to try again, in milliseconds and in the seconds of HTTP; or what to bring along."""
+    if failure.code == Code.UNAUTHENTICATED:
+        return [(b"www-authenticate", b"Bearer")]
     headers = [(name.encode(), value.encode()) for name, value in failure.trailers]
     if (milliseconds := dict(failure.trailers).get(PUSHBACK)) is not None:
         headers.append((b"retry-after", b"%d" % math.ceil(int(milliseconds) / 1000)))

@@ -390,7 +390,6 @@ WHY = {
     "a region beside raw contents": "which of the two is meant, nobody knows",
     "CudaSharedMemoryStatus": NO_CUDA,
     "CudaSharedMemoryRegister": NO_CUDA,
-    "CudaSharedMemoryUnregister": NO_CUDA,
     "LogSettings, read": LOG,
     "log_verbose_level to 1": LOG,
     "log_verbose_level back to 0": LOG,

@@ -95,6 +95,23 @@ def test_a_full_queue_says_when_to_come_back(models: Path, front: str) -> None:
     assert first.result().status == 200
 
 
+def test_control_needs_the_token(models: Path, front: str) -> None:
+    token = "correct-horse-battery"
+    with running_server(models, control_token=token) as server:
+        for address in rest_addresses(server, front):
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": token}):
+                for action in ("load", "unload"):
+                    path = f"/v2/repository/models/tiny/{action}"
+                    reply = ask(address, path, b"", headers)
+                    assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+            assert ask(address, "/v2/models/tiny/ready").status == 200
+            for action, ready in (("unload", 400), ("load", 200)):
+                path = f"/v2/repository/models/tiny/{action}"
+                reply = ask(address, path, b"", {"Authorization": f"Bearer {token}"})
+                assert (reply.status, reply.body) == (200, b"")
+                assert ask(address, "/v2/models/tiny/ready").status == ready
+
+
 def test_a_timeout_of_the_request_holds(tmp_path: Path, front: str) -> None:
     pixels = np.zeros((1, 32, 32, 3), np.uint8)
     request = {
