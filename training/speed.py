@@ -16,7 +16,7 @@ BATCHES = (1, 64)
 
 ROUNDS = 30
 """Of which the median is taken: few enough for a second or two, many enough to be steady."""
-LEAST_ROUNDS = 5
+LEAST_ROUNDS = 3
 BUDGET = 2.0
 """Seconds after which `LEAST_ROUNDS` are enough: large networks take as long for one batch."""
 

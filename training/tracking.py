@@ -101,7 +101,7 @@ def draw_curves(log: Log, file: Path) -> None:
             label = key.partition("_")[0] if len(keys) > 1 else None
             axis.plot(epochs, [entry[key] for entry in log], marker=".", label=label)
         axis.set(xlabel="epoch", ylabel=title)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
         if len(keys) > 1:
             axis.legend()

@@ -41,7 +41,7 @@ def learning_curves(log: Log) -> list[str]:
             axis.plot(epochs, values, marker=".", label=part)
         axis.axvline(best_entry(log)["epoch"], color="grey", linestyle=":", label="exported")
         axis.set(xlabel="epoch", ylabel=what)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
         axis.legend()
         drawings.append(_svg(figure, f"{what} by epoch"))
