@@ -1,6 +1,6 @@
 """What a malicious caller can send: nothing crashes, hangs, fails inside or costs memory for ever.
 
-    CONVOY_FUZZ_SECONDS=300 pytest -s tests/service/test_inference_fuzz.py
+    FUZZ_SECONDS=300 pytest -s tests/service/test_inference_fuzz.py
 
 goes on for five minutes on each front, from another seed each time; without it a few hundred
 examples are sent, always the same.
@@ -52,7 +52,7 @@ from tests.service.hostile_requests import http_requests
 from tests.service.inference import pixels_request, probabilities
 from tests.service.rest import ask, rest_addresses
 
-SECONDS = float(os.environ.get("CONVOY_FUZZ_SECONDS", "0"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 EXAMPLES = 100  # of a round
 ROUNDS = 3
 # After the first round the process may not grow by more, however long it goes on.
