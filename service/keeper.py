@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -14,21 +11,17 @@ from typing import NamedTuple
 
 import structlog
 
-from convoy.bundle import Bundle, list_versions
+from convoy.bundle import list_versions
 from service import models_file
 from service.devices import Device, NoCudaError
 from service.errors import LoadFailed, ModelNotFound, UnfitError, UsageError
-from service.loading import find_plan, open_bundle, open_session
 from service.memory import trim
 from service.metrics import Metrics
 from service.models_file import STABLE, Challenger, ModelConfig, read_models_file
+from service.opening import open_model
 from service.repository import Absent, Entry, Repository, State
-from service.served import ServedModel, Slot
-from service.session import Session
+from service.served import ServedModel
 from service.settings import Settings
-from service.worker import Worker
-
-LEAST_PRIORITY = 19
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
@@ -284,7 +277,7 @@ class Keeper:
         """A version that has passed every check, or why it has not."""
         begin = monotonic()
         try:
-            bundle, slots = await _open(
+            bundle, slots = await open_model(
                 path,
                 self._device,
                 settings,
@@ -346,37 +339,6 @@ def choose(
         {label: version for label, version in config.labels.items() if version in versions},
         config.challenger if trial in versions and trial != live else None,
     )
-
-
-async def _open(
-    path: Path, device: Device, settings: Settings, *, beside: bool, background: bool
-) -> tuple[Bundle, list[Slot]]:
-    bundle, golden = await asyncio.to_thread(open_bundle, path)
-    plan = await asyncio.to_thread(find_plan, bundle, golden, device, settings, beside=beside)
-    make = partial(open_session, bundle, golden, device, plan, settings)
-    name = f"onnxruntime-{bundle.manifest.name}"
-    # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
-    return bundle, [
-        await _open_slot(make, f"{name}-{one}", background=background)
-        for one in range(device.slots)
-    ]
-
-
-async def _open_slot(make: Callable[[], Session], name: str, *, background: bool) -> Slot:
-    worker = Worker(name)
-    try:
-        if background:
-            await worker.run(give_way)
-        return Slot(await worker.run(make), worker)
-    except BaseException:
-        worker.close()
-        raise
-
-
-def give_way() -> None:
-    """Have this thread, and those that it starts, run only where no other wants to (Linux)."""
-    with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)
 
 
 def _fingerprint(path: Path) -> Fingerprint:

@@ -86,6 +86,24 @@ def open_session(
     return session
 
 
+def prove(bundle: Bundle, golden: Golden, device: Device, plan: Plan, settings: Settings) -> None:
+    """As `open_session`, of a session that nobody needs. Raises: UnfitError."""
+    open_session(bundle, golden, device, plan, settings)
+
+
+def open_proven(
+    bundle: Bundle, golden: Golden, device: Device, plan: Plan, settings: Settings
+) -> Session:
+    """Load a bundle's network after `prove`: it runs a single image to have its weights at hand.
+
+    Raises: UnfitError.
+    """
+    with _fit(bundle):
+        session = _load(bundle, device, plan, settings)
+        session.run(golden.pixels[:1])
+    return session
+
+
 @contextmanager
 def _fit(bundle: Bundle) -> Iterator[None]:
     """A model that fails in here is not fit to serve."""

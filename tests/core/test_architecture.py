@@ -71,7 +71,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ),
         ("bound", "tuning"),
         ("loading", "served"),
-        ("repository",),
+        ("opening", "repository"),
         ("keeper", "shadow"),
         ("control", "trials"),
         ("replies", "streaming"),

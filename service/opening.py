@@ -1,0 +1,71 @@
+"""Brings a model from a folder to slots that can serve, without getting in the way of others."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from convoy.bundle import Bundle
+from service.devices import CPU, Device
+from service.loading import find_plan, open_bundle, open_proven, open_session, prove
+from service.served import Slot
+from service.session import Session
+from service.settings import Settings
+from service.worker import Worker
+
+# Threads of the least priority would get next to nothing of busy processors, also while they hold
+# the interpreter's lock, for which all others would wait.
+LOWER_PRIORITY = 10
+
+
+async def open_model(
+    path: Path, device: Device, settings: Settings, *, beside: bool, background: bool
+) -> tuple[Bundle, list[Slot]]:
+    """Check a bundle and open its sessions, each in a thread of its own.
+
+    `beside` others that serve, all that takes time runs at a lower priority: on the CPU the proof
+    is a session of its own, since priorities cannot be raised again, and another one serves. What
+    runs in the `background` keeps that priority.
+
+    Raises: UnfitError, NoCudaError.
+    """
+    opener = Worker("opener")
+    try:
+        if beside or background:
+            await opener.run(give_way)
+        bundle, golden = await opener.run(open_bundle, path)
+        plan = await opener.run(partial(find_plan, beside=beside), bundle, golden, device, settings)
+        load = open_session
+        if beside and not background and device.provider == CPU:
+            await opener.run(prove, bundle, golden, device, plan, settings)
+            load = open_proven
+    finally:
+        opener.close()
+    make = partial(load, bundle, golden, device, plan, settings)
+    name = f"onnxruntime-{bundle.manifest.name}"
+    # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
+    return bundle, [
+        await _open_slot(make, f"{name}-{one}", background=background)
+        for one in range(device.slots)
+    ]
+
+
+async def _open_slot(make: Callable[[], Session], name: str, *, background: bool) -> Slot:
+    worker = Worker(name)
+    try:
+        if background:
+            await worker.run(give_way)
+        return Slot(await worker.run(make), worker)
+    except BaseException:
+        worker.close()
+        raise
+
+
+def give_way() -> None:
+    """Have this thread, and those that it starts, leave the processors to others (Linux)."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER_PRIORITY)
