@@ -24,6 +24,8 @@ CONTROL = "CONVOY_CONTROL_FD"
 ADMIN = "CONVOY_ENVOY_ADMIN"
 
 # Bytes of requests that wait in Envoy, where the service does not read on.
+# As many as the smallest answers that may go together in one.
+UPDATES_PER_FRAME = 10_000
 STREAM_WINDOW = 2**20
 CONNECTION_WINDOW = 16 * 2**20
 # Each second, of what was freed: Envoy's allocator, which is everybody's in its process, gives
@@ -118,6 +120,9 @@ def _http(settings: Settings) -> dict[str, Any]:
             "max_concurrent_streams": MAX_CALLS,
             "initial_stream_window_size": STREAM_WINDOW,
             "initial_connection_window_size": CONNECTION_WINDOW,
+            # gRPC sends them for each message that it reads, and answers of a stream go together:
+            # by default, Envoy ends the connection of a caller that reads many small ones.
+            "max_inbound_window_update_frames_per_data_frame_sent": UPDATES_PER_FRAME,
             # Finds out about callers that went without a word.
             "connection_keepalive": {"interval": interval, "timeout": interval},
         },
