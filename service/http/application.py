@@ -101,7 +101,6 @@ class Application:
         answer = asyncio.wrap_future(
             asyncio.run_coroutine_threadsafe(self._rest.answer(request), self._loop)
         )
-        del request
         gone = asyncio.ensure_future(receive())  # which comes back but for that
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -86,6 +86,7 @@ def _config(application: Application, settings: Settings) -> uvicorn.Config:
         ws="none",
         interface="asgi3",
         lifespan="off",
+        workers=1,  # not what the environment says
         proxy_headers=False,
         server_header=False,
         # Of what uvicorn has to say, a caller's bad HTTP is no event, and of errors in the

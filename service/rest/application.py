@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from service import packing
 from service.carrier import CallFailed, Carrier
 from service.oip.table import INFERENCE
-from service.rest.call import Call
+from service.rest.call import Call, Kind, Read
 from service.rest.http import Headers, HttpError, Request, Response, error_response, too_large
 from service.rest.routes import ROUTES, Route, find
 from service.rpcs import Rpc
@@ -59,7 +59,7 @@ class Rest:
         self._calls: dict[Route, Callable[[Call, float, str], Awaitable[Message]]] = {}
         for route in ROUTES:
             rpc = methods[route.rpc]
-            read = partial(route.read, rpc.request)
+            read = partial(_read, route.read, rpc.request)
             self._calls[route] = carrier.translated(rpc, read, _as_it_is)
 
     async def answer(self, request: Request) -> Response:
@@ -85,7 +85,7 @@ class Rest:
     async def _unpacked(self, request: Request) -> bytes:
         encoding = request.headers.get(b"content-encoding", b"identity").lower()
         if encoding == b"identity":
-            return request.body
+            return request.take()
         if encoding not in packing.ENCODINGS:
             known = b", ".join(packing.ENCODINGS)
             raise HttpError(
@@ -94,7 +94,7 @@ class Rest:
                 [(b"accept-encoding", known)],
             )
         try:
-            return await _perhaps_in_thread(packing.unpack, request.body, self._most)
+            return await _perhaps_in_thread(packing.unpack, request.take(), self._most)
         except packing.BadData as error:
             raise HttpError(400, f"the body cannot be unpacked: {error}") from None
         except packing.TooLarge:
@@ -121,6 +121,12 @@ def _advice(failure: CallFailed) -> Headers:
     if (milliseconds := dict(failure.trailers).get(PUSHBACK)) is not None:
         headers.append((b"retry-after", b"%d" % math.ceil(int(milliseconds) / 1000)))
     return headers
+
+
+def _read(read: Read, kind: Kind, call: Call) -> Message:
+    message: Message = read(kind, call)
+    call.body = b""  # it may be large, and the message holds a copy
+    return message
 
 
 def _as_it_is(message: Message) -> Message:

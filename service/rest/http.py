@@ -21,6 +21,11 @@ class Request:
     headers: Mapping[bytes, bytes]
     body: bytes
 
+    def take(self) -> bytes:
+        """The body, which is let go of: it may be large, and the answer may take long."""
+        body, self.body = self.body, b""
+        return body
+
 
 @dataclass(frozen=True, slots=True)
 class Response:

@@ -18,9 +18,9 @@ Kind = TypeVar("Kind", bound=Message)
 # The descriptor of a field; the stubs know two classes for it.
 Field = Any
 
-# A parser makes objects of it that take up to twenty times as much memory, and holds everybody
-# else up meanwhile: a tenth of a second for this much.
+# A parser holds everybody else up, for about a tenth of a second with this much of each.
 MAX_JSON_BYTES = 8 * 2**20
+MAX_CONTAINERS = 2**18
 
 
 def read_object(data: bytes) -> dict[str, Any]:
@@ -31,6 +31,11 @@ def read_object(data: bytes) -> dict[str, Any]:
         raise InvalidRequest(
             f"the JSON has {len(data):,} bytes, must have {MAX_JSON_BYTES:,} at most; send "
             "tensors as binary data after it (binary_data_size)"
+        )
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
+        raise InvalidRequest(
+            f"the JSON has more than {MAX_CONTAINERS:,} arrays and objects; give `data` flat, or "
+            "as binary data after it (binary_data_size)"
         )
     try:
         value = from_json(data, allow_inf_nan=False, cache_strings="keys")

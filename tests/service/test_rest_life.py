@@ -221,6 +221,18 @@ def test_connections_without_requests_are_closed(models: Path) -> None:
     beside_a_starting_server(models, work, idle_timeout=0.2)
 
 
+def test_connections_beyond_the_limit_are_refused_until_others_end(models: Path) -> None:
+    def work(address: str) -> None:
+        with connected(address) as first:
+            first.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+            first.recv(1000)
+            assert ask(address, "/livez").status == 503
+        while ask(address, "/livez").status != 200:
+            pass  # the other end learns of it in a moment
+
+    beside_a_starting_server(models, work, max_connections=1)
+
+
 def connected(address: str) -> socket.socket:
     host, port = address.split(":")
     return socket.create_connection((host, int(port)), PATIENCE)

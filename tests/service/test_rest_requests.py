@@ -121,7 +121,8 @@ WRONG: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "empty": (b"", "inputs: 0"),
     "inputs that are none": ({"inputs": {}}, "inputs: must be an array"),
     "an input that is none": ({"inputs": [1]}, "inputs[0]: must be an object"),
-    "a million inputs": (b'{"inputs":[' + b"{}," * 10**6 + b"{}]}", "inputs: 1000001"),
+    "many inputs": (b'{"inputs":[' + b"{}," * 10**5 + b"{}]}", "inputs: 100001"),
+    "many arrays": (b"[" + b"[]," * 2**18 + b"[]]", "more than 262,144 arrays"),
     "an id that is none": ({"id": 7}, "id: must be a string"),
     "no elements": (infer(), "given by nothing"),
     "elements twice": (
