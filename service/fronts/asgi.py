@@ -95,7 +95,7 @@ class AsgiFront:
                 await call.respond(NOT_GRPC)
         except HttpError as error:
             await call.respond(error_response(error.status, str(error), error.headers))
-        except (Departed, OSError, asyncio.CancelledError):
+        except (Departed, asyncio.CancelledError):
             pass  # nobody is there
         except Exception:
             log.exception("request_failed")

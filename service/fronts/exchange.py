@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -130,8 +131,9 @@ class Exchange:
     async def respond(self, response: Response) -> None:
         """The whole of an answer that is none of gRPC."""
         start = {"type": "http.response.start", "status": response.status}
-        await self._send({**start, "headers": response.lines})
-        await self._send({"type": "http.response.body", "body": response.body, "more_body": False})
+        with suppress(OSError):  # nobody is there
+            await self._send({**start, "headers": response.lines})
+            await self._send({**END_OF_BODY, "body": response.body})
 
     async def add(self, message: bytes) -> None:
         """One message of a streamed answer. Raises: OSError where nobody is there."""

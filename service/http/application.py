@@ -70,6 +70,9 @@ class Application:
             received = len(request.body)
             response = await self._cross(request, receive)
             return response
+        except HttpError as error:
+            response = error_response(error.status, str(error), error.headers)
+            return response
         finally:
             if self._access_log:
                 _note(scope, headers, began, received, response)

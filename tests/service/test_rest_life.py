@@ -241,10 +241,11 @@ def connected(address: str) -> socket.socket:
 def test_each_call_is_in_the_log_where_asked_for(
     models: Path, capfd: pytest.CaptureFixture[str], front: str
 ) -> None:
-    with server_process(models, "--access-log") as server:
+    with server_process(models, "--access-log", "--max-message-bytes=10000") as server:
         addresses = rest_addresses(server, front)
         for address in addresses:
             infer(address)
+            ask(address, INFER, bytes(10_001))
             ask(address, "/v2/models/none", headers={"User-Agent": "me"})
         server.get("/livez")
         assert server.process is not None
@@ -253,7 +254,9 @@ def test_each_call_is_in_the_log_where_asked_for(
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     calls = [one for one in lines if one["event"] == "call"]
     asked = sorted((one["path"], one["http_status"]) for one in calls)
-    assert asked == sorted([(INFER, 200), ("/v2/models/none", 404)] * len(addresses))
+    expected = [(INFER, 200), (INFER, 413), ("/v2/models/none", 404)] * len(addresses)
+    assert asked == sorted(expected)
     assert all(one["peer"].startswith("127.0.0.1:") for one in calls)
     assert {one["user_agent"] for one in calls} == {None, "me"}
-    assert {one["bytes_received"] for one in calls} == {0, len(solid("red"))}
+    answered = [one["bytes_received"] for one in calls if one["http_status"] == 200]
+    assert answered == [len(solid("red"))] * len(addresses)
