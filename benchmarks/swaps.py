@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import shutil
 import statistics
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import grpc
@@ -58,8 +61,9 @@ def copy_version(source: Path, models: Path, version: int) -> None:
     """A bundle once more, under another number."""
     folder = models / source.parent.name
     work = folder / f".writing-{version}"
-    shutil.copytree(source, work)
-    manifest = json.loads((work / MANIFEST_FILE).read_text())
+    shutil.copytree(source, work, copy_function=os.link)
+    manifest = json.loads((source / MANIFEST_FILE).read_text())
+    (work / MANIFEST_FILE).unlink()
     (work / MANIFEST_FILE).write_text(json.dumps(manifest | {"version": version}))
     work.rename(folder / str(version))
 
@@ -67,7 +71,7 @@ def copy_version(source: Path, models: Path, version: int) -> None:
 @contextmanager
 def repository(source: Path, versions: int, trial: str = "") -> Iterator[Path]:
     """A folder of models with so many versions of a bundle."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=source.parents[2]) as folder:
         for version in range(1, versions + 1):
             copy_version(source, Path(folder), version)
         (Path(folder) / "models.toml").write_text(trial)
@@ -75,27 +79,33 @@ def repository(source: Path, versions: int, trial: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def swapping(server: Server, source: Path, models: Path) -> Iterator[list[int]]:
-    """Load version after version until the end of the block; those that were swapped in."""
-    stop, done, name = threading.Event(), list[int](), source.parent.name
+def swapping(server: Server, source: Path, models: Path) -> Iterator[Synchronized[int]]:
+    """Load version after version until the end of the block; how many were swapped in.
 
-    def swap() -> None:
-        with convoy.ModelControl(server.grpc_address, TOKEN) as control:
-            for version in count(2):
-                if stop.is_set():
-                    return
-                copy_version(source, models, version)
-                assert control.load(name).live_version == version
-                shutil.rmtree(models / name / str(version - 1))
-                done.append(version)
-
-    thread = threading.Thread(target=swap)
-    thread.start()
+    In a process of its own: the callers must not wait for its interpreter.
+    """
+    context = multiprocessing.get_context("spawn")
+    stop, done = context.Event(), context.Value("i", 0)
+    process = context.Process(target=swap, args=(server.grpc_address, source, models, stop, done))
+    process.start()
     try:
         yield done
     finally:
         stop.set()
-        thread.join()
+        process.join()
+
+
+def swap(address: str, source: Path, models: Path, stop: Event, done: Synchronized[int]) -> None:
+    """What that process does."""
+    name = source.parent.name
+    with convoy.ModelControl(address, TOKEN) as control:
+        for version in count(2):
+            if stop.is_set():
+                return
+            copy_version(source, models, version)
+            assert control.load(name).live_version == version
+            shutil.rmtree(models / name / str(version - 1))
+            done.value += 1
 
 
 async def latencies(server: Server, load: Workload, rate: float, seconds: float) -> Caller:
@@ -136,7 +146,7 @@ def measure(options: argparse.Namespace, source: Path, load: Workload) -> Round:
     callers = (still, swapped, shadowed)
     times = (quantile(one.latencies["OK"], at) * 1e3 for one in callers for at in (0.5, 0.99))
     errors = sum(len(v) for one in callers for code, v in one.latencies.items() if code != "OK")
-    return Round(rate, *times, len(swaps), shown, errors)
+    return Round(rate, *times, swaps.value, shown, errors)
 
 
 def share_shown(server: Server) -> float:

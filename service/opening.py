@@ -19,7 +19,7 @@ from service.worker import Worker
 
 # Threads of the least priority would get next to nothing of busy processors, also while they hold
 # the interpreter's lock, for which all others would wait.
-LOWER_PRIORITY = 10
+LOWER_PRIORITY = 15
 
 
 async def open_model(
@@ -27,9 +27,9 @@ async def open_model(
 ) -> tuple[Bundle, list[Slot]]:
     """Check a bundle and open its sessions, each in a thread of its own.
 
-    `beside` others that serve, all that takes time runs at a lower priority: on the CPU the proof
-    is a session of its own, since priorities cannot be raised again, and another one serves. What
-    runs in the `background` keeps that priority.
+    `beside` others that serve, all that takes time runs in one thread at a lower priority: on the
+    CPU the proof is a session of its own, since priorities cannot be raised again, and another one
+    serves. What runs in the `background` keeps that priority.
 
     Raises: UnfitError, NoCudaError.
     """
@@ -41,7 +41,8 @@ async def open_model(
         plan = await opener.run(partial(find_plan, beside=beside), bundle, golden, device, settings)
         load = open_session
         if beside and not background and device.provider == CPU:
-            await opener.run(prove, bundle, golden, device, plan, settings)
+            alone = settings.model_copy(update={"compute_threads": 1})
+            await opener.run(prove, bundle, golden, device, plan, alone)
             load = open_proven
     finally:
         opener.close()
