@@ -13,6 +13,7 @@ import structlog
 
 from convoy.bundle import list_versions
 from service import models_file
+from service.cache import Store
 from service.devices import Device, NoCudaError
 from service.errors import LoadFailed, ModelNotFound, UnfitError, UsageError
 from service.memory import trim
@@ -42,12 +43,15 @@ class Keeper:
     its files have changed, or when it is told to `load`.
     """
 
-    def __init__(self, settings: Settings, device: Device, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, device: Device, metrics: Metrics, store: Store | None = None
+    ) -> None:
         self.repository = Repository(settings.default_model)
         self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._device = device
         self._metrics = metrics
+        self._store = store
         self._lock = asyncio.Lock()
         self._started = False
         self._configs: dict[str, ModelConfig] = {}
@@ -299,7 +303,9 @@ class Keeper:
             provider=self._device.provider,
         )
         counted.load_seconds = monotonic() - begin
-        return ServedModel(bundle, slots, settings, counted, background=background)
+        return ServedModel(
+            bundle, slots, settings, counted, background=background, store=self._store
+        )
 
     def _let_go(self, models: Iterable[ServedModel]) -> None:
         for model in models:

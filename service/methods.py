@@ -15,7 +15,8 @@ import numpy as np
 from convoy.imaging import InputSpec
 from convoy.v1 import image_classifier_pb2 as pb
 from service.errors import InvalidRequest
-from service.pipeline import MAX_NAME, MAX_SCORES, Images, Pipeline, empty_rows
+from service.images import Images, empty_rows
+from service.pipeline import MAX_NAME, MAX_SCORES, Pipeline
 from service.replies import answer, describe, observe, write_times
 from service.repository import Route
 from service.served import ServedModel

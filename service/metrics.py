@@ -22,6 +22,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service.cache import CacheCounts
 from service.drift import Drift
 
 # 100 us to 10 s, about two and a half steps a decade: one scale for every duration.
@@ -117,9 +118,9 @@ class ModelMetrics:
     """What one model does."""
 
     __slots__ = (
-        "agreed", "batch_size", "compared", "depth", "distance", "drift", "dropped", "errors",
-        "failed", "images", "last_answer", "load_seconds", "name", "precision", "provider", "shed",
-        "stages", "version",
+        "agreed", "batch_size", "cache", "compared", "depth", "distance", "drift", "dropped",
+        "errors", "failed", "images", "last_answer", "load_seconds", "name", "precision",
+        "provider", "shed", "stages", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: int, *, precision: str, provider: str) -> None:
@@ -142,6 +143,7 @@ class ModelMetrics:
         self.dropped = dict.fromkeys(DROP_REASONS, 0)
         self.depth: Callable[[], int] = lambda: 0
         self.drift: Drift | None = None
+        self.cache = CacheCounts()
 
 
 class Metrics:
@@ -164,6 +166,8 @@ class Metrics:
         """Models and versions, and whether they are to serve but are not fit."""
         self.live: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
         """Models and the versions that answer requests that name none."""
+        self.cached: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """Answers in the response cache, and the bytes that they take."""
         self._methods: list[MethodMetrics] = []
         self._models: list[ModelMetrics] = []
         ProcessCollector(registry=self.registry)
@@ -193,6 +197,7 @@ class Metrics:
         yield from self._collect_methods()
         yield from self._collect_models()
         yield from self._collect_drift()
+        yield from _collect_cache(self._models, *self.cached())
         yield _gauge("convoy_ready", "1 while the service answers.", self.ready)
         yield _gauge(
             "convoy_device_fallback",
@@ -309,6 +314,17 @@ def _collect_shadows(models: Sequence[ModelMetrics]) -> Iterable[Metric]:
     yield _histogram("convoy_shadow_distance", "Of both models' probabilities.", labels, (
         ((one.name, one.version), one.distance) for one in models
     ))  # fmt: skip
+
+
+def _collect_cache(models: Sequence[ModelMetrics], entries: int, size: int) -> Iterable[Metric]:
+    yield _counter("convoy_response_cache_images", "Images looked up in the response cache.",
+        ("model", "version", "result"), (
+        ((one.name, one.version, result), count)
+        for one in models
+        for result, count in one.cache.results().items()
+    ))  # fmt: skip
+    yield _gauge("convoy_response_cache_entries", "Answers in the response cache.", entries)
+    yield _gauge("convoy_response_cache_bytes", "Bytes that those answers take.", size)
 
 
 def _counter(

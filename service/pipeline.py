@@ -8,15 +8,12 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterable,
     Iterator,
-    Sequence,
 )
 from contextlib import aclosing, contextmanager
 from time import monotonic
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import structlog
 
 from service.deadlines import why_gone
@@ -34,11 +31,11 @@ from service.errors import (
     RequestError,
     TooManyStreams,
 )
+from service.images import Images
 from service.metrics import Metrics
-from service.replies import Outcome, outcome
+from service.replies import Outcome, outcome, recall
 from service.repository import Repository, Route
 from service.served import ServedModel
-from service.session import Rows
 from service.shadow import Shadows
 from service.streaming import Window
 
@@ -63,19 +60,6 @@ _REASONS = {
 }
 
 log = structlog.get_logger()
-
-
-class Images(NamedTuple):
-    """The images of a request, as pixels or as files to be decoded."""
-
-    rows: Rows
-    """Pixels [N, H, W, C] of all of them; what `files` and `steps` fill is still to be written."""
-    files: Sequence[tuple[int, bytes]] = ()
-    """Pairs of row and encoded bytes."""
-    field: str = "images"
-    """What errors name."""
-    steps: Iterable[Callable[[], None]] = ()
-    """What else fills `rows`, each in a decoding thread as a photo would be."""
 
 
 class Pipeline:
@@ -212,17 +196,23 @@ class Pipeline:
         Raises: InvalidRequest naming the image, DeadlineExceeded, ModelFailure, NotServing,
         OutOfMemory.
         """
-        model, shadow = route
-        decode = 0.0
-        if images.files or images.steps:
-            start = monotonic()
-            await self._fill(model, images, level)
-            decode = monotonic() - start
-        items = await model.classify(images.rows, deadline=deadline, level=level)
-        found = outcome(items, decode)
-        if shadow is not None:
-            self._shadows.show(model, shadow, images.rows, found.scores)
-        return found
+        answers = route.model.answers
+        if answers is None:
+            return await self._run(route, images, deadline=deadline, level=level)
+        filling = 0.0
+        if images.steps:
+            begin = monotonic()
+            await self._fill(route.model, images, level)
+            filling, images = monotonic() - begin, images._replace(steps=())
+        runs: list[Outcome] = []
+
+        async def compute(wanted: list[int]) -> list[bytes]:
+            run = await self._run(route, images.only(wanted), deadline=deadline, level=level)
+            runs.append(run)
+            return [row.tobytes() for row in run.scores]
+
+        recalled = await answers.get(images.contents(), compute, deadline=deadline)
+        return recall(recalled, runs, filling)
 
     async def stream(
         self,
@@ -250,9 +240,24 @@ class Pipeline:
         finally:
             self._streams -= 1
 
+    async def _run(self, route: Route, images: Images, *, deadline: float, level: int) -> Outcome:
+        """Compute the images, whether or not they were seen before."""
+        model, shadow = route
+        decode = 0.0
+        if images.files or images.steps:
+            start = monotonic()
+            await self._fill(model, images, level)
+            decode = monotonic() - start
+        rows = images.filled()
+        items = await model.classify(rows, deadline=deadline, level=level)
+        found = outcome(items, decode)
+        if shadow is not None:
+            self._shadows.show(model, shadow, rows, found.scores)
+        return found
+
     async def _fill(self, model: ServedModel, images: Images, level: int) -> None:
         line = model.manifest.name
-        with _expected(model, images.rows):
+        with _expected(model, images.size):
             if images.files:
                 await self._decoder.decode(
                     images.files,
@@ -281,15 +286,10 @@ class Pipeline:
 
 
 @contextmanager
-def _expected(model: ServedModel, rows: Rows) -> Iterator[None]:
-    """Let batches know that these images are on their way."""
-    model.expected += len(rows)
+def _expected(model: ServedModel, count: int) -> Iterator[None]:
+    """Let batches know that so many images are on their way."""
+    model.expected += count
     try:
         yield
     finally:
-        model.expected -= len(rows)
-
-
-def empty_rows(model: ServedModel, count: int) -> Rows:
-    """Room for the pixels of as many images, uint8 [count, H, W, C]."""
-    return np.empty((count, *model.spec.shape), np.uint8)
+        model.expected -= count

@@ -13,6 +13,7 @@ import structlog
 from convoy.bundle import Bundle
 from service.admission import Admission
 from service.batching import Batcher, Item
+from service.cache import Answers, Store
 from service.drift import watch
 from service.errors import ModelFailure, OutOfMemory
 from service.loading import batch_limit
@@ -80,6 +81,7 @@ class ServedModel:
         metrics: ModelMetrics,
         *,
         background: bool = False,
+        store: Store | None = None,
     ) -> None:
         manifest = bundle.manifest
         self.manifest = manifest
@@ -114,6 +116,8 @@ class ServedModel:
         )
         metrics.depth = lambda: self._batcher.depth
         metrics.drift = watch(manifest, window=settings.drift_window)
+        self.answers = None if store is None else Answers(store, metrics.cache)
+        """What it has answered, where that is remembered."""
 
     def level(self, priority: int) -> int:
         """The level of requests of a priority: the default one where there is none such."""
@@ -165,6 +169,8 @@ class ServedModel:
         """Close it when its last lease has ended; there must be no new ones."""
         await self.leases.ended()
         await self.close()
+        if self.answers is not None:
+            await self.answers.forget()
 
     async def close(self) -> None:
         """Stop the batcher and let the sessions go."""

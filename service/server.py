@@ -14,6 +14,7 @@ import structlog
 
 from convoy.imaging import Limits
 from service import cuda
+from service.cache import Store
 from service.carrier import Carrier
 from service.control import ModelControl
 from service.decoding import Decoder
@@ -86,6 +87,10 @@ class Server:
             raise
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
         self._decoder = Decoder(limits, threads=settings.decode_threads)
+        most = settings.response_cache_bytes
+        self._store = Store(most) if most else None
+        if self._store is not None:
+            self.metrics.cached = self._store.amount
         self._keeper: Keeper | None = None
         self._pipeline = _pipeline(settings, self._decoder, self.metrics)
         self._classifier = ImageClassifier(self._pipeline)
@@ -169,6 +174,8 @@ class Server:
         if self._keeper is not None:
             await self._keeper.close()
         self._inference.close()
+        if self._store is not None:
+            self._store.close()
         self._decoder.close()
         self._http.close()
 
@@ -205,7 +212,7 @@ class Server:
         return keeper
 
     async def _start_keeper(self, device: Device) -> Keeper:
-        keeper = Keeper(self.settings, device, self.metrics)
+        keeper = Keeper(self.settings, device, self.metrics, self._store)
         await keeper.start()
         models = keeper.repository
         self.metrics.live, self.metrics.unfit = models.live, models.unfit

@@ -203,6 +203,11 @@ class Settings(BaseSettings):
     drain_timeout: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="Seconds that accepted calls may take to finish after SIGTERM."
     )
+    response_cache_bytes: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        0,
+        description="Bytes of answers that are remembered, for images that are sent again. "
+        "0: none, and each image is computed.",
+    )
     drift_window: Annotated[float, Field(ge=60, le=30 * 86_400)] = Field(
         3600.0,
         description="Seconds of predictions that convoy_drift_psi compares with the model's "

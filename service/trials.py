@@ -25,6 +25,8 @@ class Tally(NamedTuple):
     errors: int
     seconds: float
     """That answered requests spent waiting for and in the network."""
+    remembered: int = 0
+    """Requests that the response cache answered: a new canary's has little in it yet."""
 
     @classmethod
     def of(cls, counts: ModelMetrics) -> Tally:
@@ -34,6 +36,7 @@ class Tally(NamedTuple):
             stages["answer"].count + counts.errors,
             counts.errors,
             stages["queue"].total + stages["compute"].total,
+            stages["answer"].count - stages["compute"].count,
         )
 
     def since(self, before: Tally) -> Tally:
@@ -42,8 +45,8 @@ class Tally(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Seconds of one answered request."""
-        return self.seconds / max(1, self.requests - self.errors)
+        """Seconds of one computed request."""
+        return self.seconds / max(1, self.requests - self.errors - self.remembered)
 
 
 class Trial:

@@ -87,6 +87,7 @@ def _policy(size: int) -> pb.ModelQueuePolicy:
 def statistics(model: ServedModel) -> pb.ModelStatistics:
     """What a model has done, from the counts that stand on /metrics."""
     counted = model.metrics
+    cache = counted.cache
     requests = counted.stages["answer"].count
     decode, queue, compute, answer = (
         # Pixels are not decoded, but tools want all of these to count the same requests.
@@ -108,10 +109,14 @@ def statistics(model: ServedModel) -> pb.ModelStatistics:
             compute_input=pb.StatisticDuration(count=answer.count, ns=decode.ns),
             compute_infer=compute,
             compute_output=answer,
-            cache_hit=pb.StatisticDuration(),
-            cache_miss=pb.StatisticDuration(),
+            cache_hit=_duration(cache.hits, cache.hit_seconds),
+            cache_miss=_duration(cache.misses + cache.coalesced, cache.miss_seconds),
         ),
     )
+
+
+def _duration(count: int, seconds: float) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=count, ns=round(seconds * 1e9))
 
 
 def _properties(model: ServedModel) -> dict[str, str]:

@@ -9,13 +9,14 @@ from contextlib import aclosing
 from time import monotonic
 
 from service.errors import DeadlineExceeded
+from service.images import Images, empty_rows
 from service.oip import grpc_service_pb2 as pb
 from service.oip.information import number_or_label
 from service.oip.inputs import Input, find_input, read_files, read_pixels, typed_pixels
 from service.oip.outputs import Tensor, find_output, write_output
 from service.oip.parameters import number, text
 from service.oip.regions import Regions
-from service.pipeline import MAX_NAME, Images, Pipeline, empty_rows
+from service.pipeline import MAX_NAME, Pipeline
 from service.replies import observe
 from service.repository import Route
 from service.served import ServedModel

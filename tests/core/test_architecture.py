@@ -62,6 +62,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         (
             "admission",
             "batching",
+            "cache",
             "decoding",
             "metrics",
             "models_file",
@@ -74,7 +75,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("opening", "repository"),
         ("keeper", "shadow"),
         ("control", "trials"),
-        ("replies", "streaming"),
+        ("images", "replies", "streaming"),
         ("pipeline",),
         ("health", "methods", "oip"),
         ("rpcs",),

@@ -38,6 +38,14 @@ def pixels_request(pixels: NDArray[np.uint8], **fields: Any) -> pb.ModelInferReq
     return request
 
 
+def typed_request(pixels: NDArray[np.uint8]) -> pb.ModelInferRequest:
+    """Pixels [N, H, W, C] as numbers of the message."""
+    request = pb.ModelInferRequest(model_name="tiny")
+    tensor = request.inputs.add(name="images", datatype="UINT8", shape=pixels.shape)
+    tensor.contents.uint_contents.extend(pixels.ravel().tolist())
+    return request
+
+
 def files_request(*files: bytes, **fields: Any) -> pb.ModelInferRequest:
     """Image files as raw contents."""
     data = b"".join(len(one).to_bytes(4, "little") + one for one in files)

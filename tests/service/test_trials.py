@@ -160,6 +160,12 @@ def test_what_ends_a_trial(canary: Tally, reason: str) -> None:
     assert bool(said) == bool(reason)
 
 
+def test_a_champion_is_not_faster_for_what_it_remembers() -> None:
+    trial = Trial(TERMS)
+    trial.look(NONE, NONE)
+    assert not trial.look(Tally(1000, 0, 100.0, remembered=900), Tally(100, 0, 100.0))
+
+
 def test_only_the_last_minute_counts() -> None:
     trial = Trial(TERMS)
     trial.look(NONE, NONE)
