@@ -58,6 +58,7 @@ def config(model: ServedModel) -> pb.ModelConfig:
         instance_group=[
             pb.ModelInstanceGroup(name=model.manifest.name, count=model.concurrency, kind=kind)
         ],
+        response_cache=pb.ModelResponseCache(enable=True) if model.answers is not None else None,
         default_model_filename=MODEL_FILE,
         dynamic_batching=_batching(model.settings),
         parameters={

@@ -98,6 +98,8 @@ def test_all_protocols_share_it_and_pixels_are_no_files(models: Path) -> None:
         assert counted(server) == (3, 0, 3)
         np.testing.assert_array_equal(raw, typed)
         np.testing.assert_allclose(raw[:1], file, atol=1e-6)
+        about = oip.ModelConfigRequest(name="tiny")
+        assert inference.ModelConfig(about).config.response_cache.enable
         (one,) = inference.ModelStatistics(oip.ModelStatisticsRequest(name="tiny")).model_stats
         stats = one.inference_stats
         assert (stats.cache_hit.count, stats.cache_miss.count) == (3, 3)
