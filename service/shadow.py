@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 
 from convoy.manifest import Manifest
-from service.errors import RequestError
+from service.errors import NotServing, RequestError
 from service.metrics import ModelMetrics
 from service.served import ServedModel
 from service.session import Rows, Scores
@@ -47,6 +47,8 @@ async def _compare(
     try:
         with challenger.leases:
             items = await challenger.classify(rows, deadline=math.inf)
+    except NotServing:
+        return  # it has been taken out meanwhile
     except RequestError as error:
         counts.errors += 1
         log.error(
