@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial, wraps
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
 
@@ -16,6 +16,7 @@ from service import models_file
 from service.cache import Store
 from service.devices import Device, NoCudaError
 from service.errors import LoadFailed, ModelNotFound, UnfitError, UsageError
+from service.loading import open_bundle
 from service.memory import trim
 from service.metrics import Metrics
 from service.models_file import STABLE, Challenger, ModelConfig, read_models_file
@@ -24,15 +25,41 @@ from service.repository import Absent, Entry, Repository, State
 from service.served import ServedModel
 from service.settings import Settings
 
+log = structlog.get_logger()
+
+
 Fingerprint = tuple[tuple[str, int, int], ...]
 
-log = structlog.get_logger()
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def whole(
+    change: Callable[Concatenate[Keeper, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Keeper, P], Coroutine[Any, Any, T]]:
+    """One change at a time, and to its end: who asked for it may leave meanwhile."""
+
+    @wraps(change)
+    async def run(keeper: Keeper, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        await keeper.lock.acquire()
+        task = asyncio.create_task(change(keeper, *args, **kwargs))
+        task.add_done_callback(lambda _: keeper.lock.release())
+        return await asyncio.shield(task)
+
+    return run
 
 
 class Failure(NamedTuple):
     """Why a version does not serve, and what its files were then."""
 
-    fingerprint: Fingerprint
+    files: Fingerprint
+    reason: str
+
+
+class Ended(NamedTuple):
+    """The trial of a challenger that did worse than it may."""
+
+    terms: Challenger
     reason: str
 
 
@@ -52,13 +79,14 @@ class Keeper:
         self._device = device
         self._metrics = metrics
         self._store = store
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
+        """Held while something changes."""
         self._started = False
         self._configs: dict[str, ModelConfig] = {}
         self._unloaded: set[str] = set()
         self._failed: dict[tuple[str, int], Failure] = {}
-        self._ended: dict[str, Challenger] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._ended: dict[str, Ended] = {}
+        self._retiring: dict[asyncio.Task[None], ServedModel] = {}
 
     async def start(self) -> None:
         """Load all that is to serve.
@@ -76,110 +104,125 @@ class Keeper:
             raise UsageError(
                 f"default-model: {default!r} is not in {models}, which has {', '.join(found)}"
             )
-        self._configs = read_models_file(models)
+        self._read_file(found)
         broken = [str(error) for name in found if (error := await self._refresh(name, found[name]))]
         if broken:
             raise UnfitError("; ".join(broken))
         self._started = True
 
+    @whole
     async def refresh(self) -> None:
         """See what has changed on disk, and follow it; what cannot be followed is logged."""
-        async with self._lock:
-            found = await asyncio.to_thread(list_versions, self._settings.models)
-            try:
-                self._configs = read_models_file(self._settings.models)
-            except UsageError as error:
-                log.error("models_file", reason=str(error))
-            for name in found.keys() - self._unloaded:
-                await self._refresh(name, found[name])
+        found = await asyncio.to_thread(list_versions, self._settings.models)
+        try:
+            self._read_file(found)
+        except UsageError as error:
+            log.error("models_file", reason=str(error))
+        for name in found.keys() - self._unloaded:
+            await self._refresh(name, found[name])
 
+    @whole
     async def load(self, name: str) -> None:
         """Serve a model as the folder has it now, also after `unload`.
 
         Raises: ModelNotFound; LoadFailed where a version that should serve cannot.
         """
-        async with self._lock:
-            found = list_versions(self._settings.models).get(name)
-            if found is None:
-                raise ModelNotFound(f"model {name[:128]!r}: no such folder among the models")
-            self._read_config()
-            self._unloaded.discard(name)
-            self._ended.pop(name, None)
-            self._forget_failures(name)
-            error = await self._refresh(name, found)
-            reasons = self.repository.reasons(name)
-            if error or reasons:
-                raise LoadFailed(f"model {name!r}: {error or '; '.join(reasons)}")
+        every = list_versions(self._settings.models)
+        if name not in every:
+            raise ModelNotFound(f"model {name[:128]!r}: no such folder among the models")
+        try:
+            self._read_file(every)
+        except UsageError as error:
+            raise LoadFailed(str(error)) from None
+        self._unloaded.discard(name)
+        self._ended.pop(name, None)
+        self._forget_failures(name)
+        broken = await self._refresh(name, every[name])
+        reasons = self.repository.reasons(name)
+        if broken or reasons:
+            raise LoadFailed(f"model {name!r}: {broken or '; '.join(reasons)}")
 
+    @whole
     async def unload(self, name: str) -> None:
         """Serve a model no more, until `load`; what it has accepted is still answered.
 
         Raises: ModelNotFound.
         """
-        async with self._lock:
-            entry = self._entry(name)
-            self._unloaded.add(name)
-            self._forget_failures(name)
-            self.repository.remove(name)
-            for version in entry.versions:
-                self.repository.absent[name, version] = Absent(State.UNLOADED)
-            log.info("unloaded", model=name)
-            self._let_go(entry.versions.values())
-            self.on_change()
+        entry = self._entry(name)
+        self._unloaded.add(name)
+        self._forget_failures(name)
+        self.repository.remove(name)
+        for version in entry.versions:
+            self.repository.absent[name, version] = Absent(State.UNLOADED)
+        log.info("unloaded", model=name)
+        self._let_go(entry.versions.values())
+        self.on_change()
 
+    @whole
     async def promote(self, name: str, version: int = 0) -> int:
         """Have a version, by default the challenger, answer requests that name none.
 
-        Returns: the version. Raises: ModelNotFound; LoadFailed where it does not serve, or
-        `models.toml` cannot be written.
+        Returns: the version. Raises: ModelNotFound; LoadFailed where it does not serve, a restart
+        could not load it, or `models.toml` cannot be written.
         """
-        async with self._lock:
-            entry = self._entry(name)
-            if not version and entry.challenger is None:
-                raise LoadFailed(f"model {name!r}: no challenger; say which version to promote")
-            chosen = version or entry.challenger.version  # type: ignore[union-attr]
-            if chosen not in entry.versions:
-                raise ModelNotFound(f"model {name!r} version {chosen}: not loaded")
-            if chosen != entry.live:
-                self._write(partial(models_file.promote, previous=entry.live), name, chosen)
-                await self._follow_file(name)
-            return chosen
+        entry = self._entry(name)
+        if not version and entry.challenger is None:
+            raise LoadFailed(f"model {name!r}: no challenger; say which version to promote")
+        chosen = version or entry.challenger.version  # type: ignore[union-attr]
+        if chosen not in entry.versions:
+            raise ModelNotFound(f"model {name!r} version {chosen}: not loaded")
+        if chosen != entry.live:
+            await self._check(name, chosen)
+            await self._write(partial(models_file.promote, previous=entry.live), name, chosen)
+            await self._follow_file(name)
+        return chosen
 
+    @whole
     async def roll_back(self, name: str) -> int:
         """Take the challenger out, or where there is none return to the version before.
 
         Returns: the version that answers. Raises: as `promote`.
         """
-        async with self._lock:
-            entry = self._entry(name)
-            if entry.challenger is not None:
-                self._write(models_file.end_trial, name, entry.live)
-            elif (previous := entry.labels.get(models_file.PREVIOUS)) is not None:
-                self._write(models_file.roll_back, name, previous)
-            else:
-                raise LoadFailed(f"model {name!r}: no challenger and no version `previous`")
-            await self._follow_file(name)
-            return self._entry(name).live
+        entry = self._entry(name)
+        # Also one that has been taken out already: who asks for this may not know yet.
+        if self._configs.get(name, ModelConfig()).challenger is not None:
+            await self._write(models_file.end_trial, name, entry.live)
+        elif (previous := entry.labels.get(models_file.PREVIOUS)) is not None:
+            await self._check(name, previous)
+            await self._write(models_file.roll_back, name, previous)
+        else:
+            raise LoadFailed(f"model {name!r}: no challenger and no version `previous`")
+        await self._follow_file(name)
+        return self._entry(name).live
 
-    async def end_trial(self, name: str, reason: str) -> None:
+    @whole
+    async def end_trial(self, name: str, challenger: Challenger, reason: str) -> None:
         """Take a challenger out that does worse than it may, until it is changed or loaded anew."""
-        async with self._lock:
-            entry = self.repository.entries.get(name)
-            if entry is None or entry.challenger is None:
-                return
-            log.error(
-                "challenger_ended", model=name, version=entry.challenger.version, reason=reason
-            )
-            self._metrics.challengers_ended[name] += 1
-            self._ended[name] = entry.challenger
-            await self._refresh(name, list_versions(self._settings.models).get(name, []))
-            self.repository.absent[name, entry.challenger.version] = Absent(State.ENDED, reason)
+        entry = self.repository.entries.get(name)
+        if entry is None or entry.challenger != challenger:
+            return  # changed by somebody meanwhile
+        log.error("challenger_ended", model=name, version=challenger.version, reason=reason)
+        self._metrics.challengers_ended[name] += 1
+        self._ended[name] = Ended(challenger, reason)
+        await self._refresh(name, list_versions(self._settings.models).get(name, []))
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """All that are in memory: those that serve, and those with requests to finish."""
+        return [*self.repository, *self._retiring.values()]
+
+    def on_trial(self, model: ServedModel) -> bool:
+        """Whether a model is the challenger of another."""
+        entry = self.repository.entries.get(model.manifest.name)
+        if entry is None or entry.challenger is None:
+            return False
+        return entry.versions[entry.challenger.version] is model
 
     async def close(self) -> None:
         """Close every model."""
         for task in self._retiring:
             task.cancel()
-        for model in self.repository:
+        for model in self.models:
             await model.close()
 
     def _entry(self, name: str) -> Entry:
@@ -188,21 +231,37 @@ class Keeper:
             raise ModelNotFound(f"model {name[:128]!r}: not loaded")
         return entry
 
-    def _write(self, change: Callable[[Path, str, int], None], name: str, version: int) -> None:
+    async def _check(self, name: str, version: int) -> None:
+        """See that a restart could load a version that is to be named in `models.toml`."""
+        path = self._settings.models / name / str(version)
         try:
-            change(self._settings.models, name, version)
+            await asyncio.to_thread(open_bundle, path)
+        except UnfitError as error:
+            raise LoadFailed(f"{error}; copy the version there again, it is needed") from None
+
+    async def _write(
+        self, change: Callable[[Path, str, int], None], name: str, version: int
+    ) -> None:
+        try:
+            # It waits for the disk.
+            await asyncio.to_thread(change, self._settings.models, name, version)
         except UsageError as error:
             raise LoadFailed(f"{error}; change it where it is kept") from None
 
-    def _read_config(self) -> None:
-        try:
-            self._configs = read_models_file(self._settings.models)
-        except UsageError as error:
-            raise LoadFailed(str(error)) from None
+    def _read_file(self, found: Iterable[str]) -> None:
+        """Read `models.toml` beside models of these names. Raises: UsageError."""
+        models = self._settings.models
+        configs = read_models_file(models)
+        if configs != self._configs:
+            for name in sorted(configs.keys() - set(found)):
+                reason = f"{models / models_file.FILE_NAME}: [{name}]: no such model beside it"
+                log.warning("models_file", reason=reason)
+        self._configs = configs
 
     async def _follow_file(self, name: str) -> None:
-        self._read_config()
-        await self._refresh(name, list_versions(self._settings.models).get(name, []))
+        found = list_versions(self._settings.models)
+        self._read_file(found)
+        await self._refresh(name, found.get(name, []))
 
     def _forget_failures(self, name: str) -> None:
         for key in [key for key in self._failed if key[0] == name]:
@@ -211,26 +270,45 @@ class Keeper:
     async def _refresh(self, name: str, found: list[int]) -> UnfitError | None:
         """Have this name served as it should be; returns why that is not so."""
         config = self._configs.get(name, ModelConfig())
-        if config.challenger is not None and self._ended.get(name) == config.challenger:
+        ended = self._ended.get(name)
+        if ended is not None and not config.tries(ended.terms):
+            ended = None
+        if ended is not None:
             # Or it would be the newest, and answer everybody.
-            found = [version for version in found if version != config.challenger.version]
-            config = config.model_copy(update={"challenger": None})
+            found = [version for version in found if version != ended.terms.version]
+            config = config.without_challenger()
         old = self.repository.entries.get(name)
         models = await self._bring_up(name, config, found, old)
+        if ended is not None:
+            absent = Absent(State.ENDED, ended.reason)
+            self.repository.absent[name, ended.terms.version] = absent
         entry = choose(name, config, models, old)
         if entry is None:
-            reasons = self.repository.reasons(name) or [f"none of its versions {found} is wanted"]
-            return UnfitError(f"{self._settings.models / name}: {'; '.join(reasons)}")
+            self._let_go(models.values())
+            return UnfitError(f"{self._settings.models / name}: {self._why(name, config, models)}")
+        self._serve(entry, old)
+        return None
+
+    def _why(self, name: str, config: ModelConfig, models: Iterable[int]) -> str:
+        """Why nothing of this name serves."""
+        if reasons := self.repository.reasons(name):
+            return "; ".join(reasons)
+        if models:
+            return f"version {config.trial} is the challenger of no other; add one that answers"
+        return "models.toml names none of its versions"
+
+    def _serve(self, entry: Entry, old: Entry | None) -> None:
+        """Have this take the place of what served under its name."""
         self.repository.put(entry)
         # There from the start: Prometheus sees no increase in a series that begins with 1.
         for counter in (self._metrics.loads_failed, self._metrics.challengers_ended):
-            counter[name] += 0
+            counter[entry.name] += 0
         before = {} if old is None else old.versions
         self._let_go([one for one in before.values() if one not in entry.versions.values()])
-        if old is None or entry != old:
-            log.info("serving", model=name, version=entry.live, versions=sorted(entry.versions))
+        if entry != old:
+            versions = sorted(entry.versions)
+            log.info("serving", model=entry.name, version=entry.live, versions=versions)
             self.on_change()
-        return None
 
     async def _bring_up(
         self, name: str, config: ModelConfig, found: list[int], old: Entry | None
@@ -241,9 +319,8 @@ class Keeper:
             self.repository.absent[name, version] = Absent(State.UNFIT, "no such folder")
         models: dict[int, ServedModel] = {}
         named, newest = config.named(found), config.newest
-        trial = config.challenger.version if config.challenger else 0
         for version in sorted(found, reverse=True):
-            counts = version != trial and newest > 0
+            counts = version != config.trial and newest > 0
             if not counts and version not in named:
                 continue
             model = await self._have(name, version, config, old)
@@ -262,34 +339,38 @@ class Keeper:
         if model is not None and (model.settings, model.background) == (settings, background):
             return model
         path = self._settings.models / name / str(version)
-        fingerprint = _fingerprint(path)
+        files = _fingerprint(path)
         failure = self._failed.get((name, version))
-        if failure is None or failure.fingerprint != fingerprint:
+        if failure is None or failure.files != files:
             self.repository.absent[name, version] = Absent(State.LOADING)
             loaded = await self._load(path, settings, background=background)
             if not isinstance(loaded, str):
                 del self.repository.absent[name, version]
                 self._failed.pop((name, version), None)
                 return loaded
-            failure = self._failed[name, version] = Failure(fingerprint, loaded)
+            failure = self._failed[name, version] = Failure(files, loaded)
             self._metrics.loads_failed[name] += 1
             log.error("unfit", model=name, version=version, reason=loaded)
         self.repository.absent[name, version] = Absent(State.UNFIT, failure.reason)
-        return None
+        # With other limits than it should have, rather than not at all.
+        return model if model is not None and model.background == background else None
 
     async def _load(self, path: Path, settings: Settings, *, background: bool) -> ServedModel | str:
         """A version that has passed every check, or why it has not."""
         begin = monotonic()
+        limit = settings.load_timeout
         try:
-            bundle, slots = await open_model(
-                path,
-                self._device,
-                settings,
-                beside=self._started,
-                background=background,
-            )
+            async with asyncio.timeout(limit):
+                bundle, slots = await open_model(
+                    path, self._device, settings, beside=self._started, background=background
+                )
         except NoCudaError:
             raise  # the same for every model
+        except TimeoutError:
+            return (
+                f"{path}: not loaded within {limit:g} s; raise --load-timeout if it is slow, and "
+                "restart the service if its processors are still busy with it"
+            )
         except UnfitError as error:
             return str(error)
         except Exception:
@@ -310,14 +391,15 @@ class Keeper:
     def _let_go(self, models: Iterable[ServedModel]) -> None:
         for model in models:
             task = asyncio.create_task(self._retire(model))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring[task] = model
+            task.add_done_callback(self._retiring.pop)
 
     async def _retire(self, model: ServedModel) -> None:
         await model.retire()
-        if all(one.metrics is not model.metrics for one in self.repository):
-            self._metrics.forget(model.metrics)
         await asyncio.to_thread(trim)
+        async with self.lock:  # a load under way may be going on with its figures
+            if all(one.metrics is not model.metrics for one in self.repository):
+                self._metrics.forget(model.metrics)
         log.info("closed", model=model.manifest.name, version=model.manifest.version)
 
 
@@ -328,7 +410,7 @@ def choose(
 
     What answers now goes on where nothing may take its place.
     """
-    trial = config.challenger.version if config.challenger else 0
+    trial = config.trial
     before = old.live if old else 0
     stable = config.labels.get(STABLE)
     if stable is None:

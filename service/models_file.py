@@ -86,22 +86,39 @@ class ModelConfig(_Table):
         return 1 if self.versions == "latest" else 0
 
     @property
+    def trial(self) -> int:
+        """The version of the challenger; 0 where there is none."""
+        return self.challenger.version if self.challenger else 0
+
+    @property
     def listed(self) -> set[int]:
         """The versions that must be there."""
         listed = self.versions if isinstance(self.versions, tuple) else ()
-        return {*listed, *self.labels.values()}
+        return {*listed, *self.labels.values(), self.trial} - {0}
 
     def named(self, found: list[int]) -> set[int]:
         """The versions, of those found on disk, that are asked for one by one."""
         if self.versions == "all":
             return set(found)
-        trial = {self.challenger.version} if self.challenger else set()
-        return (self.listed | trial) & set(found)
+        return self.listed & set(found)
 
     def shadows(self, version: int) -> bool:
         """Whether this version is only shown copies."""
         one = self.challenger
         return one is not None and one.mode == "shadow" and one.version == version
+
+    def tries(self, terms: Challenger) -> bool:
+        """Whether this is the challenger still, and not meant to answer everybody by now."""
+        return self.challenger == terms and self.labels.get(STABLE) != terms.version
+
+    def without_challenger(self) -> ModelConfig:
+        """The same where nothing of the challenger is wanted: it was taken out."""
+        out, versions = self.trial, self.versions
+        if isinstance(versions, tuple):
+            versions = tuple(one for one in versions if one != out)
+        labels = {label: one for label, one in self.labels.items() if one != out}
+        changes = {"challenger": None, "labels": labels, "versions": versions}
+        return self.model_copy(update=changes)
 
     def settings(self, settings: Settings) -> Settings:
         """The settings, with what is said here put over them."""
@@ -134,7 +151,7 @@ def read_models_file(models: Path) -> dict[str, ModelConfig]:
 def promote(models: Path, name: str, version: int, *, previous: int) -> None:
     """Make `version` the stable one, remember the `previous`, and end the trial of a challenger.
 
-    Raises: UsageError where the file cannot be written.
+    Raises: UsageError where the file is wrong or cannot be written.
     """
     _change(models, name, {STABLE: version, PREVIOUS: previous})
 
@@ -155,6 +172,7 @@ def end_trial(models: Path, name: str, version: int) -> None:
 def _change(models: Path, name: str, labels: Mapping[str, int | None]) -> None:
     """Rewrite the labels of a model in place, without its challenger; comments stay."""
     file = models / FILE_NAME
+    read_models_file(models)  # somebody may have spoilt it meanwhile
     try:
         document: Any = tomlkit.parse(file.read_text() if file.exists() else "")
         table = document.setdefault(name, tomlkit.table())

@@ -48,11 +48,16 @@ async def open_model(
         opener.close()
     make = partial(load, bundle, golden, device, plan, settings)
     name = f"onnxruntime-{bundle.manifest.name}"
-    # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
-    return bundle, [
-        await _open_slot(make, f"{name}-{one}", background=background)
-        for one in range(device.slots)
-    ]
+    slots: list[Slot] = []
+    try:
+        # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
+        while len(slots) < device.slots:
+            slots.append(await _open_slot(make, f"{name}-{len(slots)}", background=background))
+    except BaseException:
+        for slot in slots:
+            slot.close()
+        raise
+    return bundle, slots
 
 
 async def _open_slot(make: Callable[[], Session], name: str, *, background: bool) -> Slot:

@@ -138,7 +138,7 @@ class Server:
         self._announce(repository)
         self._keeper.on_change = partial(self._announce, repository)
         self.metrics.ready = True
-        self._tasks.append(asyncio.create_task(judge(self._keeper)))
+        self._tasks.append(asyncio.create_task(judge(self._keeper, self.settings.compute_timeout)))
         if self.settings.watch:
             watching = watch(self.settings.models, self._keeper.refresh)
             self._tasks.append(asyncio.create_task(watching))
@@ -186,10 +186,15 @@ class Server:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _check(self) -> None:
-        """Give up models whose batch never ends: their callers may try another replica."""
+        """Give up models whose batch never ends: their callers may try another replica.
+
+        Not so challengers, which `judge` takes out.
+        """
+        if self._keeper is None:
+            return
         limit = self.settings.compute_timeout
-        for model in self._keeper.repository if self._keeper else ():
-            if model.hangs(limit):
+        for model in self._keeper.models:
+            if model.hangs(limit) and not self._keeper.on_trial(model):
                 log.error("model_hangs", model=model.manifest.name, timeout_seconds=limit)
                 self.hung.set()
                 await model.close()

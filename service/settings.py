@@ -200,6 +200,11 @@ class Settings(BaseSettings):
         "and the process that serves ends with exit code 1: with the front envoy another is "
         "started.",
     )
+    load_timeout: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        900.0,
+        description="Seconds that one version of a model may take to be checked, loaded and warmed "
+        "up; after that it is unfit.",
+    )
     drain_timeout: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="Seconds that accepted calls may take to finish after SIGTERM."
     )

@@ -1,4 +1,4 @@
-"""Ends the trial of a canary that fails or dawdles more than it may."""
+"""Ends the trial of a canary that fails or dawdles more than it may, or of who hangs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import NamedTuple
 from service.keeper import Keeper
 from service.metrics import ModelMetrics
 from service.models_file import Challenger
-from service.repository import Entry
+
+Key = tuple[str, int, Challenger]
 
 LOOK_SECONDS = 1.0
 WINDOW = 60
@@ -78,23 +79,27 @@ class Trial:
         return ""
 
 
-async def judge(keeper: Keeper) -> None:
-    """Look at every canary once a second; never ends."""
-    trials: dict[tuple[str, int, Challenger], Trial] = {}
+async def judge(keeper: Keeper, compute_timeout: float) -> None:
+    """Look at every challenger once a second; never ends.
+
+    One with a batch that computes for longer than `compute_timeout` seconds is taken out.
+    """
+    trials: dict[Key, Trial] = {}
     while True:
         running = {}
         for entry in keeper.repository.entries.values():
             challenger = entry.challenger
-            if challenger is None or challenger.mode != "canary":
+            if challenger is None:
                 continue
-            key = (entry.name, entry.live, challenger)
-            trial = running[key] = trials.get(key) or Trial(challenger)
-            if reason := _look(trial, entry, challenger):
-                await keeper.end_trial(entry.name, reason)
+            model, reason = entry.versions[challenger.version], ""
+            if challenger.mode == "canary":
+                key = (entry.name, entry.live, challenger)
+                trial = running[key] = trials.get(key) or Trial(challenger)
+                reason = trial.look(Tally.of(entry.champion.metrics), Tally.of(model.metrics))
+            if model.hangs(compute_timeout):
+                await model.close()
+                reason = f"a batch computed for more than {compute_timeout:g} s"
+            if reason:
+                await keeper.end_trial(entry.name, challenger, reason)
         trials = running
         await asyncio.sleep(LOOK_SECONDS)
-
-
-def _look(trial: Trial, entry: Entry, challenger: Challenger) -> str:
-    canary = entry.versions[challenger.version]
-    return trial.look(Tally.of(entry.champion.metrics), Tally.of(canary.metrics))

@@ -38,7 +38,7 @@ GAIN = 10.0
 OPSET = 18
 IR_VERSION = 10  # onnx writes its newest by itself, which older ONNX Runtimes refuse
 
-Flaw = Literal["nan-on-black", "drops-black", "hangs-on-black", "swells-on-black"]
+Flaw = Literal["nan-on-black", "drops-black", "hangs-on-black", "swells-on-black", "hangs"]
 SWOLLEN_BYTES = 2**26
 
 
@@ -57,7 +57,8 @@ def make_bundle(
     """Write `models/<name>/<version>/` and open it; another `gain` makes its answers differ.
 
     A `flaw` passes the golden replay and shows on a black image only: the network answers NaN for
-    it, leaves its row out, never comes to an end, or takes `SWOLLEN_BYTES` x (black images)^2.
+    it, leaves its row out, never comes to an end, or takes `SWOLLEN_BYTES` x (black images)^2. One
+    that "hangs" does so on any image.
     """
     spec = InputSpec(height=size, width=size, channels=channels)
     manifest = Manifest(
@@ -142,9 +143,10 @@ def _flawed_means(flaw: Flaw | None) -> list[onnx.NodeProto]:
     if flaw == "drops-black":
         lit = helper.make_node("Greater", ["total", "zero"], ["lit"])
         return [total, lit, helper.make_node("Compress", ["means", "lit"], ["flawed"], axis=0)]
-    if flaw == "hangs-on-black":
+    if flaw in ("hangs-on-black", "hangs"):
         darkest = helper.make_node("ReduceMin", ["total"], ["darkest"], keepdims=0)
-        dark = helper.make_node("LessOrEqual", ["darkest", "zero"], ["dark"])
+        when = "LessOrEqual" if flaw == "hangs-on-black" else "GreaterOrEqual"
+        dark = helper.make_node(when, ["darkest", "zero"], ["dark"])
         return [
             total,
             darkest,
