@@ -179,9 +179,10 @@ def _change(models: Path, name: str, labels: Mapping[str, int | None]) -> None:
         table.pop("challenger", None)
         own = table.setdefault("labels", tomlkit.inline_table())
         for label, version in labels.items():
-            own.pop(label, None)
             if version is not None:
-                own[label] = version
+                own[label] = version  # in its place, or blanks would gather where it was
+            else:
+                own.pop(label, None)
         text = tomlkit.dumps(document)
         _FILE.validate_python(tomllib.loads(text))
         _replace(file, text)

@@ -1,4 +1,4 @@
-"""Changes that meet each other."""
+"""Changes that meet each other, or follow each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from service.devices import select_device
 from service.keeper import Keeper
 from service.metrics import Metrics
-from service.models_file import Challenger
+from service.models_file import FILE_NAME, Challenger, promote, roll_back
 from service.repository import State
 from service.settings import Settings
 from tests.bundles import make_bundle
@@ -60,3 +60,12 @@ def test_the_trial_of_another_challenger_goes_on(tmp_path: Path) -> None:
         await keeper.close()
 
     asyncio.run(life())
+
+
+def test_promotions_do_not_make_the_file_longer(tmp_path: Path) -> None:
+    file = tmp_path / FILE_NAME
+    file.write_text("[tiny]\nlabels={stable=2}\n")
+    for _ in range(3):
+        promote(tmp_path, "tiny", 3, previous=2)
+        roll_back(tmp_path, "tiny", 2)
+        assert file.read_text() == "[tiny]\nlabels={stable=2}\n"
