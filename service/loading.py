@@ -86,9 +86,16 @@ def open_session(
     return session
 
 
-def prove(bundle: Bundle, golden: Golden, device: Device, plan: Plan, settings: Settings) -> None:
-    """As `open_session`, of a session that nobody needs. Raises: UnfitError."""
-    open_session(bundle, golden, device, plan, settings)
+def prove(
+    bundle: Bundle, golden: Golden, device: Device, plan: Plan, settings: Settings
+) -> None:
+    """Load a bundle's network and replay the golden inputs, for the sake of the proof alone.
+
+    Raises: UnfitError.
+    """
+    with _fit(bundle):
+        session = _load(bundle, device, plan, settings)
+        _replay(bundle, golden, session, batch_limit(bundle.manifest, settings.max_batch_size))
 
 
 def open_proven(
