@@ -3,9 +3,10 @@
     python -m benchmarks.swaps [--network resnet18] [--seconds 20] [--rounds 3] [--load 0.7]
 
 Requests come at random moments (Poisson) at a share of what the server can do; latency counts from
-the moment a request was due. In turn: nothing happens; a new version is loaded and swapped in,
-again and again without a pause; a second version is shown every request as a shadow. Clients and
-server share the processors.
+the moment a request was due. In turn: nothing happens; every few seconds a new version is loaded
+and swapped in, and those requests count that come from the order to load it until half a second
+after it is there; a second version is shown the requests as a shadow. Clients and server share the
+processors.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import os
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import count
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -35,8 +37,13 @@ from benchmarks.reports import RESULTS, write
 from benchmarks.workloads import Workload, workloads
 from convoy.bundle import MANIFEST_FILE
 
+Span = tuple[float, float]
+
 DEADLINE = 30.0
 TOKEN = "only-on-this-machine"
+PAUSE_SECONDS = 2.0
+SETTLE_SECONDS = 0.5
+"""After a load, in which the old version is closed and the new one sees its first large batches."""
 LOADS = {"small-cnn": "JPEG 500x375, small CNN", "resnet18": "JPEG 500x375, ResNet-18"}
 
 
@@ -79,39 +86,65 @@ def repository(source: Path, versions: int, trial: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def swapping(server: Server, source: Path, models: Path) -> Iterator[Synchronized[int]]:
-    """Load version after version until the end of the block; how many were swapped in.
+def swapping(server: Server, source: Path, models: Path) -> Iterator[list[Span]]:
+    """Load version after version until the end of the block; when each load began and ended.
 
     In a process of its own: the callers must not wait for its interpreter.
     """
     context = multiprocessing.get_context("spawn")
-    stop, done = context.Event(), context.Value("i", 0)
-    process = context.Process(target=swap, args=(server.grpc_address, source, models, stop, done))
+    stop, (ours, theirs) = context.Event(), context.Pipe(duplex=False)
+    process = context.Process(target=swap, args=(server.grpc_address, source, models, stop, theirs))
     process.start()
+    theirs.close()
+    spans: list[Span] = []
     try:
-        yield done
+        yield spans
     finally:
         stop.set()
+        with suppress(EOFError):
+            while True:
+                spans.append(ours.recv())
         process.join()
 
 
-def swap(address: str, source: Path, models: Path, stop: Event, done: Synchronized[int]) -> None:
+def swap(address: str, source: Path, models: Path, stop: Event, spans: Connection) -> None:
     """What that process does."""
     name = source.parent.name
     with convoy.ModelControl(address, TOKEN) as control:
         for version in count(2):
-            if stop.is_set():
+            if stop.wait(PAUSE_SECONDS):
                 return
             copy_version(source, models, version)
+            begin = time.perf_counter()
             assert control.load(name).live_version == version
+            spans.send((begin, time.perf_counter() + SETTLE_SECONDS))
             shutil.rmtree(models / name / str(version - 1))
-            done.value += 1
 
 
-async def latencies(server: Server, load: Workload, rate: float, seconds: float) -> Caller:
+class TimedCaller(Caller):
+    """Remembers when each answered request was due."""
+
+    def __init__(self, channel: grpc.aio.Channel, payload: bytes, deadline: float) -> None:
+        super().__init__(channel, payload, deadline)
+        self.answered: list[tuple[float, float]] = []
+        """When it was due, and its latency, in seconds."""
+
+    async def __call__(self, due: float) -> None:
+        """Send once."""
+        before = len(self.latencies["OK"])
+        await super().__call__(due)
+        if len(self.latencies["OK"]) > before:
+            self.answered.append((due, time.perf_counter() - due))
+
+    def during(self, spans: list[Span]) -> list[float]:
+        """Latencies of the requests that were due in one of these spans, in seconds."""
+        return [one for due, one in self.answered if any(a <= due <= b for a, b in spans)]
+
+
+async def latencies(server: Server, load: Workload, rate: float, seconds: float) -> TimedCaller:
     """What an open loop measured."""
     async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
-        caller = Caller(channel, load.request().SerializeToString(), DEADLINE)
+        caller = TimedCaller(channel, load.request().SerializeToString(), DEADLINE)
         await open_loop(caller, rate, seconds)
         return caller
 
@@ -144,9 +177,10 @@ def measure(options: argparse.Namespace, source: Path, load: Workload) -> Round:
         shadowed = uvloop.run(latencies(server, load, rate, seconds))
         shown = share_shown(server)
     callers = (still, swapped, shadowed)
-    times = (quantile(one.latencies["OK"], at) * 1e3 for one in callers for at in (0.5, 0.99))
+    found = (still.latencies["OK"], swapped.during(swaps), shadowed.latencies["OK"])
+    times = (quantile(one, at) * 1e3 for one in found for at in (0.5, 0.99))
     errors = sum(len(v) for one in callers for code, v in one.latencies.items() if code != "OK")
-    return Round(rate, *times, swaps.value, shown, errors)
+    return Round(rate, *times, len(swaps), shown, errors)
 
 
 def share_shown(server: Server) -> float:
@@ -171,7 +205,7 @@ def report(rounds: list[Round]) -> str:
     )
     rows = [
         ("undisturbed", "still", 1.0),
-        ("swap after swap", "swap", swap),
+        ("during a swap", "swap", swap),
         ("a shadow", "shadow", shadow),
     ]
     return "\n".join(
