@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -103,17 +104,19 @@ def test_what_a_restart_could_not_load_is_not_made_stable(
 
 def test_a_load_whose_caller_leaves_comes_to_its_end(tmp_path: Path, front: str) -> None:
     write(tmp_path, "", 1)
-    with running_server(tmp_path, front=front, control_token=TOKEN) as server:
-        make_bundle(tmp_path, version=2, size=256)
+    flags = (f"--front={front}", f"--control-token={TOKEN}", "--load-timeout=2")
+    with server_process(tmp_path, *flags) as server:
+        make_bundle(tmp_path, version=2, size=8, flaw="hangs")
         with (
-            convoy.ModelControl(server.grpc_address, TOKEN, timeout=0.02) as hasty,
+            convoy.ModelControl(server.grpc_address, TOKEN, timeout=0.2) as hasty,
             pytest.raises(convoy.Timeout),
         ):
             hasty.load("tiny")
         with convoy.ModelControl(server.grpc_address, TOKEN) as control:
-            control.unload("tiny")
+            control.unload("tiny")  # its turn comes when the load has ended
             assert not any("LOADING" in state for state in states(server).values())
-            assert control.load("tiny").versions == (2,)
+            shutil.rmtree(tmp_path / "tiny" / "2")
+            assert control.load("tiny").versions == (1,)
 
 
 def test_a_load_that_hangs_is_given_up(tmp_path: Path) -> None:
