@@ -86,9 +86,7 @@ def open_session(
     return session
 
 
-def prove(
-    bundle: Bundle, golden: Golden, device: Device, plan: Plan, settings: Settings
-) -> None:
+def prove(bundle: Bundle, golden: Golden, device: Device, plan: Plan, settings: Settings) -> None:
     """Load a bundle's network and replay the golden inputs, for the sake of the proof alone.
 
     Raises: UnfitError.
