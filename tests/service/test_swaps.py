@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -117,3 +119,29 @@ def promote(control: convoy.ModelControl, version: int) -> None:
     """Try; the server is about to be killed."""
     with suppress(convoy.Unavailable):
         control.promote("tiny", version)
+
+
+def test_a_server_that_is_killed_in_a_load_serves_when_it_is_back(
+    tmp_path: Path, front: str
+) -> None:
+    make_bundle(tmp_path, version=1, size=16, gain=gain(1))
+    flags = (f"--front={front}", f"--control-token={TOKEN}")
+    for version in range(2, 8):
+        with server_process(tmp_path, *flags) as server:
+            with server.stub() as stub:
+                assert check(stub.Classify(REQUEST, timeout=PATIENCE)) == version - 1
+            add_version(tmp_path, version)
+            with convoy.ModelControl(server.grpc_address, TOKEN, timeout=5) as control:
+                loading = threading.Thread(target=load, args=(control,))
+                loading.start()
+                loading.join(0.003 * version)
+                os.kill(server.serving_process(), signal.SIGKILL)
+                assert server.process is not None
+                server.process.kill()
+                loading.join(PATIENCE)
+
+
+def load(control: convoy.ModelControl) -> None:
+    """Try; the server is about to be killed."""
+    with suppress(convoy.Unavailable, convoy.Timeout):
+        control.load("tiny")
