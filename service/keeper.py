@@ -27,7 +27,6 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
-
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 P = ParamSpec("P")
@@ -159,10 +158,10 @@ class Keeper:
         self.on_change()
 
     @whole
-    async def promote(self, name: str, version: int = 0) -> int:
+    async def promote(self, name: str, version: int = 0) -> None:
         """Have a version, by default the challenger, answer requests that name none.
 
-        Returns: the version. Raises: ModelNotFound; LoadFailed where it does not serve, a restart
+        Raises: ModelNotFound; LoadFailed where it does not serve, a restart
         could not load it, or `models.toml` cannot be written.
         """
         entry = self._entry(name)
@@ -175,13 +174,12 @@ class Keeper:
             await self._check(name, chosen)
             await self._write(partial(models_file.promote, previous=entry.live), name, chosen)
             await self._follow_file(name)
-        return chosen
 
     @whole
-    async def roll_back(self, name: str) -> int:
+    async def roll_back(self, name: str) -> None:
         """Take the challenger out, or where there is none return to the version before.
 
-        Returns: the version that answers. Raises: as `promote`.
+        Raises: as `promote`.
         """
         entry = self._entry(name)
         # Also one that has been taken out already: who asks for this may not know yet.
@@ -193,7 +191,6 @@ class Keeper:
         else:
             raise LoadFailed(f"model {name!r}: no challenger and no version `previous`")
         await self._follow_file(name)
-        return self._entry(name).live
 
     @whole
     async def end_trial(self, name: str, challenger: Challenger, reason: str) -> None:
