@@ -14,10 +14,10 @@ from time import monotonic
 import structlog
 
 from service.carrier import CallFailed, Carrier, Stream, Unary
-from service.fronts.exchange import Departed, Exchange, Message, Receive, Send
+from service.fronts.exchange import Exchange, Message, Receive, Send
 from service.fronts.framing import Frames, timeout_seconds
 from service.rest.application import Rest
-from service.rest.http import HttpError, Request, error_response
+from service.rest.http import Departed, HttpError, Request, error_response
 from service.rest.routes import serves
 from service.rpcs import Rpc
 from service.settings import Settings
@@ -94,7 +94,7 @@ class AsgiFront:
             else:
                 await call.respond(NOT_GRPC)
         except HttpError as error:
-            await call.respond(error_response(error.status, str(error), error.headers))
+            await call.respond(error.response)
         except (Departed, asyncio.CancelledError):
             pass  # nobody is there
         except Exception:

@@ -13,7 +13,7 @@ from service.carrier import CallFailed
 from service.fronts.framing import Frames, Headers, frame, status_headers
 from service.fronts.outbox import Outbox
 from service.packing import ENCODINGS
-from service.rest.http import Response, too_large
+from service.rest.http import Departed, Response, too_large
 from service.status import Code
 
 Message = dict[str, Any]
@@ -37,10 +37,6 @@ OK = {
     "headers": [(b"grpc-status", b"0")],
     "more_trailers": False,
 }
-
-
-class Departed(Exception):
-    """The caller has left; nobody is there to be answered."""
 
 
 class Exchange:

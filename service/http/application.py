@@ -11,7 +11,7 @@ import structlog
 
 from service.http.operators import Operators
 from service.rest.application import Rest
-from service.rest.http import HttpError, Request, Response, error_response, too_large
+from service.rest.http import Departed, HttpError, Request, Response, error_response, too_large
 from service.rest.routes import serves
 from service.settings import Settings
 from service.status import UNKNOWN_TEXT
@@ -28,10 +28,6 @@ LINGER_BYTES = 64 * 2**20
 CLOSE = (b"connection", b"close")
 
 log = structlog.get_logger()
-
-
-class Departed(Exception):
-    """The caller has left; nobody is there to be answered."""
 
 
 class Application:
@@ -51,7 +47,7 @@ class Application:
         except Departed:
             return
         except HttpError as error:
-            response = error_response(error.status, str(error), error.headers)
+            response = error.response
         except Exception:
             log.exception("request_failed")
             response = error_response(500, UNKNOWN_TEXT)
@@ -71,7 +67,7 @@ class Application:
             response = await self._cross(request, receive)
             return response
         except HttpError as error:
-            response = error_response(error.status, str(error), error.headers)
+            response = error.response
             return response
         finally:
             if self._access_log:

@@ -67,7 +67,7 @@ class Rest:
         try:
             return await self._answer(request)
         except HttpError as error:
-            return error_response(error.status, str(error), error.headers)
+            return error.response
         except CallFailed as failure:
             return error_response(STATUSES[failure.code.name], str(failure), _advice(failure))
         except Exception:

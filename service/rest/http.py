@@ -41,6 +41,10 @@ class Response:
         return [(b"content-length", b"%d" % len(self.body)), *self.headers]
 
 
+class Departed(Exception):
+    """The caller has left; nobody is there to be answered."""
+
+
 class HttpError(Exception):
     """The request fails, for a reason that only HTTP has; the text is for its caller."""
 
@@ -48,6 +52,11 @@ class HttpError(Exception):
         super().__init__(text)
         self.status = status
         self.headers = headers or []
+
+    @property
+    def response(self) -> Response:
+        """What the caller gets."""
+        return error_response(self.status, str(self), self.headers)
 
 
 def json_response(value: object, status: int = 200, headers: Headers | None = None) -> Response:
