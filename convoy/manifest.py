@@ -169,6 +169,13 @@ class Manifest(_Record):
     speed: tuple[Speed, ...] = ()
     """This file's, then that of the fp32 graph that it was made from, measured in turns."""
 
+    @property
+    def cutoffs(self) -> tuple[float, ...]:
+        """Of each class of a multi-label model: `thresholds`, or one half; empty of others."""
+        if self.task == "single-label":
+            return ()
+        return self.thresholds or (0.5,) * len(self.labels)
+
     @model_validator(mode="after")
     def _labels_are_distinct(self) -> Manifest:
         if len(set(self.labels)) != len(self.labels):

@@ -110,9 +110,9 @@ class Classes(Bins):
 class Labels:
     """The labels that are given, of a multi-label model: each is a histogram of yes and no."""
 
-    def __init__(self, label_shares: Sequence[float], thresholds: Sequence[float] | None) -> None:
+    def __init__(self, label_shares: Sequence[float], thresholds: Sequence[float]) -> None:
         self.cells = len(label_shares)
-        self._thresholds = np.asarray(thresholds or [0.5] * self.cells)
+        self._thresholds = np.asarray(thresholds)
         self._baseline = _yes_and_no(np.asarray(label_shares))
 
     def count(self, scores: Scores) -> Counts:
@@ -178,7 +178,7 @@ def _classes(manifest: Manifest, baseline: Baseline) -> Classes | Labels | None:
         return Classes(baseline.class_shares)
     if baseline.label_shares is None:  # a bundle older than they are
         return None
-    return Labels(baseline.label_shares, manifest.thresholds)
+    return Labels(baseline.label_shares, manifest.cutoffs)
 
 
 def _yes_and_no(shares: Shares) -> Shares:

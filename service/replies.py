@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convoy.manifest import Manifest
 from convoy.v1 import image_classifier_pb2 as pb
 from service.batching import Item
 from service.cache import Recalled
@@ -70,7 +69,7 @@ def describe(model: ServedModel, models: Repository) -> pb.Model:
         test_accuracy=quality.accuracy if quality else 0.0,
         test_accuracy_interval=(quality.accuracy_interval or ()) if quality else (),
         test_split=quality.split if quality else "",
-        thresholds=_thresholds(manifest),
+        thresholds=manifest.cutoffs,
     )
 
 
@@ -81,13 +80,6 @@ def _role(entry: Entry, version: int) -> pb.Role:
     if challenger is None or challenger.version != version:
         return pb.ROLE_NAMED
     return pb.ROLE_SHADOW if challenger.mode == "shadow" else pb.ROLE_CANARY
-
-
-def _thresholds(manifest: Manifest) -> tuple[float, ...]:
-    """Of every class of a multi-label model, chosen by its makers or one half."""
-    if manifest.task == "single-label":
-        return ()
-    return manifest.thresholds or (0.5,) * len(manifest.labels)
 
 
 def outcome(items: list[Item[Rows, Scores]], decode: float) -> Outcome:

@@ -91,5 +91,5 @@ def found(manifest: Manifest, scores: Scores) -> list[frozenset[str]]:
     labels = manifest.labels
     if manifest.task == "single-label":
         return [frozenset([labels[index]]) for index in scores.argmax(axis=1).tolist()]
-    above = scores > np.asarray(manifest.thresholds or 0.5)
+    above = scores > np.asarray(manifest.cutoffs)
     return [frozenset(labels[index] for index in np.flatnonzero(row)) for row in above]
