@@ -38,6 +38,14 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.service_config_disable_resolution", 1),
 ]
 
+
+def open_channel(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    """A synchronous channel, with TLS where there are credentials."""
+    if credentials is None:
+        return grpc.insecure_channel(target, OPTIONS)
+    return grpc.secure_channel(target, credentials, OPTIONS)
+
+
 Methods: TypeAlias = dict[str, Any]
 """By name, gRPC's callables; synchronous or asyncio ones, as the channel is."""
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import grpc
 
-from convoy.client.channel import OPTIONS, failure_of
+from convoy.client.channel import failure_of, open_channel
 from convoy.client.errors import InvalidRequest, Unavailable
 from convoy.v1 import model_control_pb2 as pb
 
@@ -46,11 +46,7 @@ class ModelControl:
         self.target = target
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {token}"),)
-        self._channel = (
-            grpc.insecure_channel(target, OPTIONS)
-            if credentials is None
-            else grpc.secure_channel(target, credentials, OPTIONS)
-        )
+        self._channel = open_channel(target, credentials)
 
     def load(self, model: str) -> ModelState:
         """Serve a model as the server's folder has it now."""

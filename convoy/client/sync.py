@@ -19,7 +19,7 @@ from convoy.client.base import (
     as_version,
     checked,
 )
-from convoy.client.channel import OPTIONS, failure_of, methods
+from convoy.client.channel import failure_of, methods, open_channel
 from convoy.client.chunks import Batching
 from convoy.client.errors import ClientError
 from convoy.client.inputs import ImageInput, is_one_image, iterate
@@ -73,11 +73,7 @@ class ImageClient(ClientBase):
             retry=retry,
             batching=batching,
         )
-        self._channel = (
-            grpc.insecure_channel(target, OPTIONS)
-            if credentials is None
-            else grpc.secure_channel(target, credentials, OPTIONS)
-        )
+        self._channel = open_channel(target, credentials)
         self._methods = methods(self._channel)
 
     # A str, bytes and an array are iterable too, which is all that the ignored check says.
