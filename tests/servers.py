@@ -27,6 +27,8 @@ from service.settings import Settings
 
 # Longer than any test waits when all is well: it only keeps a broken one from hanging.
 PATIENCE = 30.0
+# Of servers whose models may be changed.
+TOKEN = "correct-horse-battery"
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,18 @@ import pytest
 import convoy
 from convoy.v1 import image_classifier_pb2 as pb
 from service.oip import grpc_service_pb2 as oip
-from service.oip import grpc_service_pb2_grpc
 from service.ready import wait_until_ready
 from tests.bundles import make_bundle
-from tests.servers import PATIENCE, Running, running_server, server_process, start_process
+from tests.servers import PATIENCE, TOKEN, Running, running_server, server_process, start_process
+from tests.service.inference import inference_stub
 
-TOKEN = "correct-horse-battery"
 BLACK = pb.Image(pixels=pb.Pixels(height=8, width=8, channels=3, data=bytes(192)))
 RED = pb.Image(pixels=pb.Pixels(height=8, width=8, channels=3, data=bytes([255, 0, 0] * 64)))
 
 
 def states(server: Running, model: str = "tiny") -> dict[str, str]:
     """State and reason of every version of a model."""
-    with grpc.insecure_channel(server.grpc_address) as channel:
-        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    with inference_stub(server) as stub:
         index = stub.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=PATIENCE)
     return {one.version: f"{one.state} {one.reason}" for one in index.models if one.name == model}
 

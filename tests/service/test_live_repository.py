@@ -12,9 +12,10 @@ import pytest
 
 from convoy.v1 import image_classifier_pb2 as pb
 from service.errors import UnfitError, UsageError
-from service.oip import grpc_service_pb2, grpc_service_pb2_grpc
+from service.oip import grpc_service_pb2 as oip
 from tests.bundles import expected, make_bundle
 from tests.servers import PATIENCE, Running, running_server
+from tests.service.inference import inference_stub
 
 PIXELS = np.full((1, 32, 32, 3), (60, 20, 0), np.uint8)
 RAW = pb.Image(pixels=pb.Pixels(height=32, width=32, channels=3, data=PIXELS.tobytes()))
@@ -42,9 +43,8 @@ def classify(server: Running, version: int = 0) -> int:
 
 def index(server: Running) -> dict[str, tuple[str, str]]:
     """State and reason of every version of the model `tiny`."""
-    with grpc.insecure_channel(server.grpc_address) as channel:
-        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        response = stub.RepositoryIndex(grpc_service_pb2.RepositoryIndexRequest(), timeout=PATIENCE)
+    with inference_stub(server) as stub:
+        response = stub.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=PATIENCE)
     return {one.version: (one.state, one.reason) for one in response.models}
 
 

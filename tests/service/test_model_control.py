@@ -20,9 +20,8 @@ from service.oip import grpc_service_pb2 as oip
 from service.oip import grpc_service_pb2_grpc
 from service.settings import Settings
 from tests.bundles import make_bundle
-from tests.servers import PATIENCE, Running, running_server
+from tests.servers import PATIENCE, TOKEN, Running, running_server
 
-TOKEN = "correct-horse-battery"
 Call = Callable[[grpc.Channel, tuple[tuple[str, str], ...]], object]
 
 

@@ -12,7 +12,7 @@ from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import model_control_pb2, model_control_pb2_grpc
 from service.oip import grpc_service_pb2 as oip
 from tests.bundles import make_bundle, solid
-from tests.servers import PATIENCE, Running, running_server
+from tests.servers import PATIENCE, TOKEN, Running, running_server
 from tests.service.inference import (
     files_request,
     inference_stub,
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.usefixtures("front")
 ON = {"response_cache_bytes": 2**20}
 # Batches of two, and nothing runs before they are full.
 PAIRS = {**ON, "max_delay_ms": 10_000, "max_batch_size": 2}
-TOKEN = "correct-horse-battery"
 
 
 def request(*colours: str, **fields: object) -> pb.ClassifyRequest:

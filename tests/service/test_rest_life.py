@@ -22,7 +22,7 @@ from service.server import Server
 from service.settings import Settings
 from service.status import Code
 from tests.bundles import solid
-from tests.servers import PATIENCE, running_server, server_process
+from tests.servers import PATIENCE, TOKEN, running_server, server_process
 from tests.service.busy import busy_server
 from tests.service.rest import INFER, Reply, ask, pixels_input, rest_addresses
 
@@ -96,10 +96,9 @@ def test_a_full_queue_says_when_to_come_back(models: Path, front: str) -> None:
 
 
 def test_control_needs_the_token(models: Path, front: str) -> None:
-    token = "correct-horse-battery"
-    with running_server(models, control_token=token) as server:
+    with running_server(models, control_token=TOKEN) as server:
         for address in rest_addresses(server, front):
-            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": token}):
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}):
                 for action in ("load", "unload"):
                     path = f"/v2/repository/models/tiny/{action}"
                     reply = ask(address, path, b"", headers)
@@ -107,7 +106,7 @@ def test_control_needs_the_token(models: Path, front: str) -> None:
             assert ask(address, "/v2/models/tiny/ready").status == 200
             for action, ready in (("unload", 400), ("load", 200)):
                 path = f"/v2/repository/models/tiny/{action}"
-                reply = ask(address, path, b"", {"Authorization": f"Bearer {token}"})
+                reply = ask(address, path, b"", {"Authorization": f"Bearer {TOKEN}"})
                 assert (reply.status, reply.body) == (200, b"")
                 assert ask(address, "/v2/models/tiny/ready").status == ready
 

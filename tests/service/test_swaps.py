@@ -17,9 +17,8 @@ import pytest
 import convoy
 from convoy.v1 import image_classifier_pb2 as pb
 from tests.bundles import expected, make_bundle
-from tests.servers import PATIENCE, Running, server_process
+from tests.servers import PATIENCE, TOKEN, Running, server_process
 
-TOKEN = "correct-horse-battery"
 CLIENTS = 4
 SWAPS = 100
 SETTLED = 5

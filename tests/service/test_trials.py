@@ -13,11 +13,11 @@ import pytest
 from convoy.v1 import image_classifier_pb2 as pb
 from service.models_file import Challenger
 from service.oip import grpc_service_pb2 as oip
-from service.oip import grpc_service_pb2_grpc
 from service.repository import place
 from service.trials import LEAST_REQUESTS, WINDOW, Tally, Trial
 from tests.bundles import make_bundle
 from tests.servers import PATIENCE, Running, running_server
+from tests.service.inference import inference_stub
 
 REQUESTS = 20_000
 BLACK = pb.Image(pixels=pb.Pixels(height=8, width=8, channels=3, data=bytes(192)))
@@ -64,8 +64,7 @@ def test_the_id_is_the_key_of_the_open_inference_protocol(tmp_path: Path) -> Non
     tensor = oip.ModelInferRequest.InferInputTensor(
         name="images", datatype="UINT8", shape=[1, 8, 8, 3]
     )
-    with running_server(tmp_path) as server, grpc.insecure_channel(server.grpc_address) as channel:
-        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    with running_server(tmp_path) as server, inference_stub(server) as stub:
         ways = set()
         for user in map(str, range(40)):
             request = oip.ModelInferRequest(
