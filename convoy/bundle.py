@@ -28,6 +28,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from convoy.errors import BundleError
+from convoy.files import write_synced
 from convoy.golden import GOLDEN_FILE, Golden
 from convoy.manifest import (
     SCHEMA_VERSION,
@@ -153,7 +154,7 @@ def write_bundle(models: Path, manifest: Manifest, files: Mapping[str, bytes]) -
         final.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".writing-", dir=final.parent))
         for name, data in contents.items():
-            _write_synced(work / name, data)
+            write_synced(work / name, data)
         work.chmod(0o755)
         _sync_folder(work)
         work.rename(final)
@@ -231,13 +232,6 @@ def _check_file(file: Path, entry: FileEntry) -> None:
             f"{entry.bytes:,} and {entry.sha256[:12]}...; the file is damaged or was changed, "
             "copy the bundle again"
         )
-
-
-def _write_synced(file: Path, data: bytes) -> None:
-    with file.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

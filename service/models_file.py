@@ -15,8 +15,6 @@ A model without a table, like an empty file, is served by its newest version.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from tomlkit.exceptions import TOMLKitError
 
 from convoy.bundle import Name
+from convoy.files import replace_file
 from service.errors import UsageError
 from service.settings import MaxBatchSize, MaxDelay, Positive, Settings
 
@@ -185,22 +184,7 @@ def _change(models: Path, name: str, labels: Mapping[str, int | None]) -> None:
                 own.pop(label, None)
         text = tomlkit.dumps(document)
         _FILE.validate_python(tomllib.loads(text))
-        _replace(file, text)
+        replace_file(file, text.encode())
     except (OSError, TOMLKitError, ValidationError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{file}: cannot be written: {reason}") from None
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    handle, work = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.chmod(work, file.stat().st_mode & 0o777 if file.exists() else 0o644)
-        os.replace(work, file)
-    except BaseException:
-        os.unlink(work)
-        raise

@@ -11,13 +11,13 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convoy.bundle import LOG_FILE
+from convoy.files import replace_file
 from training.errors import TrainingError, first_line
 from training.recipe import Recipe, differing_keys, parse_recipe
 
@@ -135,21 +135,13 @@ class Run:
         return loaded
 
     def _write(self, name: str, data: bytes) -> None:
-        work = self.path / f".writing-{name}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with work.open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(work, self.path / name)
+            replace_file(self.path / name, data)
         except OSError as error:
             raise TrainingError(
                 f"{self.path / name}: cannot be written: {error.strerror}"
             ) from None
-        finally:
-            with suppress(OSError):
-                work.unlink()
 
 
 def best_entry(log: Log) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ FORBIDDEN = {
 # named here stands for all of its modules.
 LAYERS: dict[str, list[tuple[str, ...]]] = {
     "convoy": [
-        ("v1", "arguments", "errors", "processors"),
+        ("v1", "arguments", "errors", "files", "processors"),
         ("jpeg", "tiff"),
         ("image_files",),
         ("imaging",),

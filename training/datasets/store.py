@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convoy.errors import ImageError
+from convoy.files import replace_file
 from convoy.imaging import InputSpec, decode
 from convoy.processors import processor_count
 from training.errors import TrainingError
@@ -94,7 +95,8 @@ class Store:
             if before is None or before[0].name != pixels.name:
                 index.parent.mkdir(parents=True, exist_ok=True)
                 problems = _write_pixels(pixels, entries, spec, before)
-                _replace(index, {"pixels": pixels.name, "entries": entries, "problems": problems})
+                content = {"pixels": pixels.name, "entries": entries, "problems": problems}
+                replace_file(index, json.dumps(content).encode())
                 if before is not None:
                     before[0].unlink(missing_ok=True)
             else:
@@ -219,12 +221,6 @@ def _read_index(index: Path) -> _Index | None:
         return pixels, entries, dict(content["problems"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # only a cache: it is made again
-
-
-def _replace(index: Path, content: dict[str, Any]) -> None:
-    work = index.with_name(f".writing-{os.getpid()}-{index.name}")
-    work.write_text(json.dumps(content))
-    os.replace(work, index)
 
 
 def _entry(file: Path) -> Entry:
