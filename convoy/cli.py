@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
@@ -132,7 +132,7 @@ def _add_models(commands: Commands[argparse.ArgumentParser]) -> None:
         "trial, or return to the version before",
     )
     command.add_argument("name", nargs="?", metavar="NAME", help="the model that ACTION is for")
-    _add_version(command, "for promote (default: the challenger)")
+    _add_version(command, "for promote (default: the challenger)", count)
     command.add_argument("--json", action="store_true", help="one JSON object a line")
     _add_server(command, timeout=None)
 
@@ -186,17 +186,18 @@ def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="NAME", help="default: the server's default model")
-    _add_version(command, "or a label, as `stable` (default: the server chooses)", label=True)
+    text = "or a label, as `stable` (default: the server chooses)"
+    _add_version(command, text, number_or_label)
 
 
-def _add_version(command: argparse.ArgumentParser, text: str, *, label: bool = False) -> None:
-    command.add_argument(
-        "--model-version", type=number_or_label if label else count, metavar="N", help=text
-    )
+def _add_version(
+    command: argparse.ArgumentParser, text: str, kind: Callable[[str], int | str]
+) -> None:
+    command.add_argument("--model-version", type=kind, metavar="N", help=text)
     # What is typed by those who think of the client's `version`.
     command.add_argument(
         "--version",
-        type=number_or_label if label else count,
+        type=kind,
         dest="model_version",
         default=argparse.SUPPRESS,
         help=argparse.SUPPRESS,
