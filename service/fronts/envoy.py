@@ -23,9 +23,9 @@ APPLICATION = "service.application:application"
 CONTROL = "CONVOY_CONTROL_FD"
 ADMIN = "CONVOY_ENVOY_ADMIN"
 
-# Bytes of requests that wait in Envoy, where the service does not read on.
 # As many as the smallest answers that may go together in one.
 UPDATES_PER_FRAME = 10_000
+# Bytes of requests that wait in Envoy, where the service does not read on.
 STREAM_WINDOW = 2**20
 CONNECTION_WINDOW = 16 * 2**20
 # Each second, of what was freed: Envoy's allocator, which is everybody's in its process, gives
