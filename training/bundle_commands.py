@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convoy.files import replace_file
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _report(arguments: argparse.Namespace) -> None:
         tests = []
     page = report_bundle(bundle, tests)
     try:
-        file.write_text(page, encoding="utf-8")
+        replace_file(file, page.encode())
     except OSError as error:
         raise TrainingError(f"{file}: cannot be written: {error.strerror}") from None
     print(file)

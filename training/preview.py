@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from training.augment import make_augmentation
 from training.datasets import Labelled, Source
-from training.errors import TrainingError
+from training.pictures import write_png
 from training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ def write_preview(
     rows = pick(training, images)
     sheet = augmented(training.images[rows], recipe, versions)
     figure = draw(sheet, names(source.labels, training.labels[rows]))
-    try:
-        figure.savefig(file, format="png", dpi=100)
-    except OSError as error:
-        raise TrainingError(f"{file}: cannot be written: {error.strerror}") from None
+    write_png(figure, file)
 
 
 def pick(data: Labelled, count: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.errors import TrainingError
+from training.pictures import write_png
 from training.recipe import Recipe
 from training.runs import Log
 
@@ -105,7 +106,4 @@ def draw_curves(log: Log, file: Path) -> None:
         axis.grid(alpha=0.3)
         if len(keys) > 1:
             axis.legend()
-    try:
-        figure.savefig(file, format="png", dpi=100)
-    except OSError as error:
-        raise TrainingError(f"{file}: cannot be written: {error.strerror}") from None
+    write_png(figure, file)

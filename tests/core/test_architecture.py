@@ -89,6 +89,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     ],
     "training": [
         ("errors", "interrupts", "jpeg", "memory"),
+        ("pictures",),
         ("metrics", "recipe"),
         ("augment", "datasets", "networks", "objectives"),
         ("classifier", "measure", "runs", "temperature", "thresholds"),

@@ -1,0 +1,23 @@
+"""Figures as PNG files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convoy.files import replace_file
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_png(figure: Figure, file: Path) -> None:
+    """Draw a figure into a file. Raises: TrainingError where it cannot be written."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    try:
+        replace_file(file, buffer.getvalue())
+    except OSError as error:
+        raise TrainingError(f"{file}: cannot be written: {error.strerror}") from None
