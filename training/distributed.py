@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from convoy.processors import processor_count
 from training.batchnorm import share_batch_norm
 from training.errors import TrainingError
 
@@ -43,6 +44,7 @@ class Team:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     device: torch.device = field(default_factory=local_device)
 
     @property
@@ -103,8 +105,11 @@ def join() -> Iterator[Team]:
     if world_size() == 1:
         yield Team()
         return
+    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
+    elif os.environ.get("OMP_NUM_THREADS") == "1":  # what torchrun sets, whatever the machine has
+        torch.set_num_threads(max(1, processor_count() // local_size))
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     # A restart may find the same store, where the addresses of lost processes still stand.
     store = dist.PrefixStore(f"start-{restarts()}", store)  # type: ignore[attr-defined]
@@ -112,7 +117,7 @@ def join() -> Iterator[Team]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         with contact():
-            yield Team(rank, size, int(os.environ["LOCAL_RANK"]))
+            yield Team(rank, size, int(os.environ["LOCAL_RANK"]), local_size)
     finally:
         dist.destroy_process_group()
 

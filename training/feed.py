@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from convoy.processors import processor_count
 from training.augment import Flip, make_augmentation
 from training.datasets import Labelled
 from training.distributed import Team
@@ -192,7 +193,7 @@ def suitable_workers(batches: Batches) -> int:
     in_memory = isinstance(batches.images, np.ndarray)
     if in_memory and (batches.augment.batched or batches.team.device.type == "cpu"):
         return 0
-    return max(1, torch.get_num_threads() // batches.team.size)
+    return max(1, processor_count() // batches.team.local_size)
 
 
 def class_weights(labels: Tensor) -> Tensor:
