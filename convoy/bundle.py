@@ -194,7 +194,9 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         raw = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise BundleError(f"{file}: missing") from None
+        versions = [one.name for one in path.glob("[0-9]*") if one.is_dir()]
+        hint = f"; name a version, as {path / max(versions, key=len)}" if versions else ""
+        raise BundleError(f"{file}: missing{hint}") from None
     except OSError as error:
         raise BundleError(f"{file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -153,6 +153,10 @@ def lie(name: str) -> Damage:
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "no manifest": (lambda path: (path / MANIFEST_FILE).unlink(), "manifest.json: missing"),
     "no folder": (lambda path: path.rename(path.parent / "4"), "manifest.json: missing"),
+    "a version left out": (
+        lambda path: ((path / MANIFEST_FILE).unlink(), (path / "12").mkdir()),
+        "manifest.json: missing; name a version, as .*/12",
+    ),
     "not JSON": (lambda path: (path / MANIFEST_FILE).write_text("{"), "manifest.json: not JSON"),
     "binary": (lambda path: (path / MANIFEST_FILE).write_bytes(b"\xff\0"), "not JSON"),
     "deep": (lambda path: (path / MANIFEST_FILE).write_text("[" * 200_000), "not JSON"),
