@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,6 +129,8 @@ def _preprocessing(arguments: argparse.Namespace) -> Preprocessing:
         count = len(getattr(arguments, option))
         if count not in (1, spec.channels):
             raise TrainingError(f"--{option}: {count} numbers for {spec.channels} channels")
+    if not all(map(math.isfinite, (arguments.scale, *arguments.mean, *arguments.std))):
+        raise TrainingError("--scale, --mean and --std must be finite numbers")
     if 0.0 in (arguments.scale, *arguments.std):
         raise TrainingError("--scale and --std divide: they cannot be 0")
     return Preprocessing(

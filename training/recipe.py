@@ -97,7 +97,7 @@ class Recipe(_Table):
     """`folder` and `table`: 1 trains on grey."""
     corrupt_images: Literal["fail", "skip"] = "fail"
     """`folder` only: whether a file that cannot be decoded ends the run or is left out; either way
-    it is named."""
+    the first are named."""
     validation_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
     """Share of the training images held out to choose the best epoch."""
     test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
@@ -164,6 +164,12 @@ class Recipe(_Table):
     def _only_folders_lie_in_a_collection(self) -> Self:
         if self.collection_folder is not None and self.source != "folder":
             raise ValueError("collection_folder needs source 'folder'")
+        return self
+
+    @model_validator(mode="after")
+    def _only_folders_leave_images_out(self) -> Self:
+        if self.corrupt_images == "skip" and self.source != "folder":
+            raise ValueError("corrupt_images 'skip' needs source 'folder'")
         return self
 
 

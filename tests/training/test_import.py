@@ -260,6 +260,7 @@ def test_broken_files_are_refused_in_a_line(
         ({"--output": ["gone"]}, "has no output 'gone', only Plus214_Output_0"),
         ({"--mean": ["1", "2"]}, "--mean: 2 numbers for 1 channels"),
         ({"--std": ["0"]}, "cannot be 0"),
+        ({"--mean": ["nan"]}, "must be finite numbers"),
         ({"--size": ["0"]}, "--size: "),
         ({"--resize": ["20"]}, "--resize must be at least --size"),
         ({"--name": ["a b"]}, "cannot be a bundle's name"),

@@ -5,6 +5,7 @@ Photos are decoded by `convoy.imaging`, as the service decodes them, and kept at
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,7 @@ class Folder(Source):
         self.spec = photo_spec(recipe)
         self._skips = recipe.corrupt_images == "skip"
         self._stores: dict[Path, Store] = {}
-        own = (root / "train").is_dir()
+        own = _has_own_splits(root)
         base = root / "train" if own else root
         self.labels = class_names(base)
         self._training = self._list(base)
@@ -132,6 +133,19 @@ class Folder(Source):
         return Labelled(cast("NDArray[np.uint8]", images), part.labels)
 
 
+def _has_own_splits(root: Path) -> bool:
+    """Whether `root` holds `train` instead of classes. Raises: TrainingError where both may be."""
+    if (root / "train").is_dir():
+        return True
+    for name in ("test", *VALIDATION_NAMES):
+        if (root / name).is_dir():
+            raise TrainingError(
+                f"{root}: has a folder {name!r} but none named 'train'; put the classes to learn "
+                "from there, or rename it if it is a class"
+            )
+    return False
+
+
 def photo_spec(recipe: Recipe) -> InputSpec:
     """The input that a recipe wants photos of any size made into."""
     size = recipe.image_size
@@ -162,6 +176,10 @@ def list_images(base: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray
     files: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
+        try:
+            os.scandir(base / name).close()
+        except OSError as error:  # which a search would pass over
+            raise TrainingError(f"{base / name}: {error.strerror}") from None
         named = (f for f in (base / name).rglob("*") if f.suffix.lower() in SUFFIXES)
         found = sorted(f for f in named if not f.is_dir())
         if not found:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 from training.networks.alexnet import AlexNet, AlexNetParameters
 from training.networks.capsnet import CapsNet, CapsNetParameters
 from training.networks.cnn import Cnn, CnnParameters
@@ -82,5 +82,5 @@ def make_network(network: Network, input_shape: tuple[int, int, int], classes: i
         raise TrainingError(f"network: {describe(error, entry.parameters)}") from None
     try:
         return entry.make(input_shape, classes, parameters)
-    except ValueError as error:
-        raise TrainingError(f"network: {error}") from None
+    except (ValueError, RuntimeError) as error:  # the second where there is no memory for it
+        raise TrainingError(f"network: {first_line(error)}") from None
