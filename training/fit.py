@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convoy.bundle import Bundle
+from convoy.errors import ConvoyError
 from training.classifier import Classifier
 from training.datasets import Source, Splits, open_source, split_training
 from training.datasets.location import find_data
@@ -17,11 +18,11 @@ from training.errors import TrainingError
 from training.export import export_run
 from training.feed import Batches
 from training.memory import keep_freed_memory
-from training.new_bundle import check_name, golden_files
+from training.new_bundle import check_models, check_name, golden_files
 from training.progress import HEAD
 from training.recipe import Recipe, load_recipe
 from training.runs import RECIPE_FILE, Run, new_run_path
-from training.train import train
+from training.train import require_compiler, train
 
 
 def fit(arguments: argparse.Namespace) -> Bundle | None:
@@ -35,7 +36,8 @@ def fit(arguments: argparse.Namespace) -> Bundle | None:
     if arguments.golden is not None:
         golden_files(arguments.golden)  # better refused now than after the training
     if arguments.name is not None:
-        check_name(arguments.name)  # likewise
+        check_name(arguments.name)
+    check_models(arguments.models)
     if world_size() > 1 and arguments.run is None:
         raise TrainingError("name the run's folder with --run-dir: a restart must find it again")
     keep_freed_memory()
@@ -57,7 +59,9 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
             classifier.load_pretrained()
         splits = split_training(source, recipe)
     path = arguments.run or new_run_path(arguments.recipe)
-    Batches(splits.train, recipe, team)  # its errors come before there is a run's folder
+    # Errors come before there is a run's folder.
+    require_compiler(recipe, team.device)
+    Batches(splits.train, recipe, team)
     run = team.agree(
         _open_run(path, recipe, data, splits, arguments.resume) if team.leads else None
     )
@@ -81,10 +85,11 @@ def _train_on(
         with contact():
             train(run, source, splits, team=team, workers=arguments.workers)
     except (KeyboardInterrupt, LostProcess):
-        print(
-            f"\nconvoy-train: interrupted; go on with\n  {_resuming(arguments, run.path)}",
-            file=sys.stderr,
-        )
+        if team.leads:
+            command = _resuming(arguments, run.path)
+            if team.size > 1:
+                command = "the same torchrun command, and --resume behind it"
+            print(f"\nconvoy-train: interrupted; go on with\n  {command}", file=sys.stderr)
         raise
 
 
@@ -92,11 +97,10 @@ def _export(run: Run, source: Source, splits: Splits, arguments: argparse.Namesp
     options = {"name": arguments.name, "golden": arguments.golden}
     try:
         return export_run(run, source, splits, arguments.models, **options)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ConvoyError):
         command = _command(("export", str(run.path)), arguments, ("models", *options))
         print(
-            f"\nconvoy-train: interrupted after the training; export it with\n  {command}",
-            file=sys.stderr,
+            f"\nconvoy-train: trained, but not exported; do so with\n  {command}", file=sys.stderr
         )
         raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def check_name(name: str) -> str:
             f"{name!r} cannot be a bundle's name; give one of letters, digits, _, . or - by --name"
         ) from None
     return name
+
+
+def check_models(models: Path) -> None:
+    """Raises: TrainingError where nothing can be written to the folder, or it cannot be made."""
+    there = next(path for path in (models, *models.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise TrainingError(f"{there}: no folder; name another with --models")
+    if not os.access(there, os.W_OK):
+        raise TrainingError(f"{there}: cannot be written to; name another with --models")
 
 
 def make_golden(model: OnnxModel, spec: InputSpec, test: Split, folder: Path | None) -> Golden:

@@ -8,6 +8,8 @@ uninterrupted one.
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -218,6 +220,16 @@ def as_called(model: Classifier, recipe: Recipe, team: Team) -> nn.Module:
     as a team averages the gradients of what learnt when it was made."""
     network = team.wrap(model)
     return cast(nn.Module, torch.compile(network)) if recipe.compile else network
+
+
+def require_compiler(recipe: Recipe, device: torch.device) -> None:
+    """Raises: TrainingError where the recipe wants code made for a CPU and nothing can make it."""
+    compiler = os.environ.get("CXX", "g++")  # as torch.compile chooses it
+    if recipe.compile and device.type == "cpu" and shutil.which(compiler) is None:
+        raise TrainingError(
+            f"compile: there is no C++ compiler {compiler!r}; install one, name it in CXX, or "
+            "leave compile out"
+        )
 
 
 def out_of_patience(log: Log, patience: int | None) -> bool:

@@ -33,6 +33,16 @@ def empty_class(folder: Path) -> list[str]:
     return ["image-folder", "--data", str(folder)]
 
 
+def no_split_to_learn_from(folder: Path) -> list[str]:
+    write_photos(folder / "test", 3)
+    write_photos(folder / "validation", 3)
+    return ["image-folder", "--data", str(folder)]
+
+
+def no_compiler(folder: Path) -> list[str]:
+    return ["image-folder", "--data", str(write_photos(folder, 10)), "--set", "compile=true"]
+
+
 def missing_photo(folder: Path) -> list[str]:
     write_photos(folder, 3)
     (folder / "labels.csv").write_text("file,labels\nred/00.png,red\nred/gone.png,red\n")
@@ -51,13 +61,20 @@ def other_weights(folder: Path) -> list[str]:
         (unknown_key, "unknown key 'epoch'; did you mean 'epochs'?"),
         (other_labels_in_a_split, "'pink' is in one of them only"),
         (empty_class, "violet: no images in this class; add some or remove it"),
+        (no_split_to_learn_from, "{}: has a folder 'test' but none named 'train'"),
+        (no_compiler, "compile: there is no C++ compiler 'none-such'; install one"),
         (missing_photo, "line 3: {}/red/gone.png: no such file; mend the path or remove the row"),
         (other_weights, "weights.pth: not the weights of resnet18: it has no 'conv1.weight'"),
     ],
 )
 def test_a_mistake_ends_before_anything_is_written(
-    tmp_path: Path, mistake: Mistake, message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    mistake: Mistake,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("CXX", "none-such")
     (tmp_path / "data").mkdir()
     made, results = mistake(tmp_path / "data"), tmp_path / "results"
     options = ["--run", str(results / "run"), "--models", str(results / "models")]

@@ -56,6 +56,12 @@ def test_nothing_heavy_is_imported_at_the_start() -> None:
         (["fit", "mnist-cnn", "--resume"], "--resume needs --run"),
         (["fit", "mnist-cnn", "--golden", "gone"], "gone: no image files"),
         (["fit", "mnist-cnn", "--name", "a b"], "'a b' cannot be a bundle's name"),
+        (
+            ["fit", "mnist-cnn", "--models", "/dev/null/models"],
+            "/dev/null: no folder; name",
+        ),
+        (["fit", "image-table", "--set", "corrupt_images=skip"], "needs source 'folder'"),
+        (["summary", "mnist-mlp", "--set", "network.hidden=[1000000000]"], "can't allocate memory"),
         (["export", "gone"], "gone: not a run's folder"),
         (["evaluate", "gone"], "manifest.json"),
     ],
