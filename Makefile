@@ -37,7 +37,7 @@ lint: .venv/dev.stamp .venv/generator.stamp ## Check style, types and generated 
 	done
 
 train: .venv/dev.stamp ## Train the shipped model again from the data in CONVOY_DATA (about half an hour)
-	$(BIN)/convoy-train fit cifar10-fast
+	$(BIN)/convoy-train fit cifar10-fast $(ARGS)
 
 serve: .venv/serve.stamp ## Serve models/ on 127.0.0.1:8500, metrics on :8501
 	$(BIN)/convoy-serve --models models
