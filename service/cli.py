@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from service.scheduling import let_threads_finish
+
 if TYPE_CHECKING:
     from service.settings import Settings
 
@@ -22,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments)
         _log_start(settings)
+        let_threads_finish()
         return _serve(settings)
     except StartupError as error:
         print(f"convoy-serve: {error}", file=sys.stderr)

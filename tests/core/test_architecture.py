@@ -46,7 +46,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
     ],
     "service": [
-        ("backoff", "cuda", "drift", "errors", "logs", "memory", "watching"),
+        ("backoff", "cuda", "drift", "errors", "logs", "memory", "scheduling", "watching"),
         (
             "deadlines",
             "devices",

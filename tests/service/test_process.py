@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,11 +18,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from convoy.bundle import Golden, write_bundle
 from convoy.v1 import image_classifier_pb2 as pb
+from convoy.v1 import image_classifier_pb2_grpc as rpc
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, server_process, start_process
 
 pytestmark = pytest.mark.usefixtures("front")
 
+CHOSEN = """
+import os
+from service.scheduling import let_threads_finish
+let_threads_finish()
+print(os.sched_getscheduler(0) == os.SCHED_IDLE)
+"""
 ONE = pb.ClassifyRequest(images=[pb.Image(encoded=solid("red"))])
 
 
@@ -263,6 +272,22 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(PATIENCE) == 1
         assert call.exception(PATIENCE) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="SCHED_BATCH is of Linux")
+def test_no_thread_takes_the_processor_from_another(models: Path) -> None:
+    with server_process(models) as server:
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            rpc.ImageClassifierStub(channel).Classify(ONE, timeout=PATIENCE)
+        threads = os.listdir(f"/proc/{server.serving_process()}/task")
+        assert {os.sched_getscheduler(int(thread)) for thread in threads} == {os.SCHED_BATCH}
+
+
+def test_a_policy_that_was_chosen_is_kept() -> None:
+    command = ["chrt", "--idle", "0", sys.executable, "-c", CHOSEN]
+    if shutil.which("chrt") is None:
+        pytest.skip("no chrt, of util-linux")
+    assert subprocess.run(command, check=True, capture_output=True).stdout == b"True\n"
 
 
 def test_help_starts_light() -> None:
