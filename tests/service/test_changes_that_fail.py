@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -42,12 +44,19 @@ def write(models: Path, text: str, *versions: int) -> None:
     (models / "models.toml").write_text(text)
 
 
-def test_what_is_loaded_and_cannot_serve_is_closed(tmp_path: Path) -> None:
-    write(tmp_path, "[other]\nlabels = {stable = 5}\n", 1)
+@contextmanager
+def controlled(models: Path, **settings: object) -> Iterator[tuple[Running, convoy.ModelControl]]:
+    """A server whose models may be changed, and who changes them."""
     with (
-        running_server(tmp_path, control_token=TOKEN, default_model="tiny") as server,
+        running_server(models, control_token=TOKEN, **settings) as server,
         convoy.ModelControl(server.grpc_address, TOKEN) as control,
     ):
+        yield server, control
+
+
+def test_what_is_loaded_and_cannot_serve_is_closed(tmp_path: Path) -> None:
+    write(tmp_path, "[other]\nlabels = {stable = 5}\n", 1)
+    with controlled(tmp_path, default_model="tiny") as (server, control):
         make_bundle(tmp_path, "other", 1)
         with pytest.raises(convoy.InvalidRequest, match="version 5: no such folder"):
             control.load("other")
@@ -56,10 +65,7 @@ def test_what_is_loaded_and_cannot_serve_is_closed(tmp_path: Path) -> None:
 
 def test_the_only_version_cannot_be_the_challenger(tmp_path: Path) -> None:
     write(tmp_path, "[other.challenger]\nversion = 1\n", 1)
-    with (
-        running_server(tmp_path, control_token=TOKEN, default_model="tiny") as server,
-        convoy.ModelControl(server.grpc_address, TOKEN) as control,
-    ):
+    with controlled(tmp_path, default_model="tiny") as (_, control):
         make_bundle(tmp_path, "other", 1)
         with pytest.raises(convoy.InvalidRequest, match="version 1 is the challenger of no other"):
             control.load("other")
@@ -89,10 +95,7 @@ def test_what_a_restart_could_not_load_is_not_made_stable(
 ) -> None:
     terms = "[tiny]\nversions = 'all'\nlabels = {stable = 1, previous = 2}\n"
     write(tmp_path, terms, 1, 2)
-    with (
-        running_server(tmp_path, control_token=TOKEN) as server,
-        convoy.ModelControl(server.grpc_address, TOKEN) as control,
-    ):
+    with controlled(tmp_path) as (server, control):
         (tmp_path / "tiny" / "2" / spoilt).unlink()
         with pytest.raises(convoy.InvalidRequest, match=rf"{spoilt}: missing; .*copy"):
             control.promote("tiny", 2) if action == "promote" else control.rollback("tiny")
@@ -137,8 +140,7 @@ def test_a_canary_that_is_taken_out_takes_its_labels_along(tmp_path: Path) -> No
     make_bundle(tmp_path, version=2, size=8, flaw="nan-on-black")
     (tmp_path / "models.toml").write_text(trial)
     with (
-        running_server(tmp_path, watch=True, control_token=TOKEN) as server,
-        convoy.ModelControl(server.grpc_address, TOKEN) as control,
+        controlled(tmp_path, watch=True) as (server, control),
         server.stub() as stub,
     ):
         requests = (pb.ClassifyRequest(images=[BLACK]) for _ in range(100))
@@ -172,10 +174,7 @@ def test_a_challenger_that_hangs_does_not_end_the_service(tmp_path: Path, mode: 
 
 def test_limits_that_cannot_be_had_leave_the_version_that_answers(tmp_path: Path) -> None:
     write(tmp_path, "", 1, 2)
-    with (
-        running_server(tmp_path, control_token=TOKEN) as server,
-        convoy.ModelControl(server.grpc_address, TOKEN) as control,
-    ):
+    with controlled(tmp_path) as (server, control):
         (tmp_path / "tiny" / "2" / "model.onnx").unlink()
         (tmp_path / "models.toml").write_text("[tiny]\nmax_batch_size = 7\n")
         with pytest.raises(convoy.InvalidRequest, match=r"model\.onnx: missing"):
@@ -204,10 +203,7 @@ def test_a_file_that_somebody_has_spoilt_is_told_and_left_alone(
     tmp_path: Path, text: bytes
 ) -> None:
     write(tmp_path, "[tiny]\nversions = 'all'\n", 1, 2)
-    with (
-        running_server(tmp_path, control_token=TOKEN) as server,
-        convoy.ModelControl(server.grpc_address, TOKEN) as control,
-    ):
+    with controlled(tmp_path) as (server, control):
         (tmp_path / "models.toml").write_bytes(text)
         for change in (control.load, lambda name: control.promote(name, 1)):
             with pytest.raises(convoy.InvalidRequest, match=r"models\.toml: "):
