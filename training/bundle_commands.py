@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convoy.files import replace_file
 from training.errors import TrainingError
+from training.files import write_file
 
 if TYPE_CHECKING:
     from convoy.bundle import Bundle
@@ -104,10 +104,7 @@ def _report(arguments: argparse.Namespace) -> None:
         print(f"convoy-train: made without test images: {error}", file=sys.stderr)
         tests = []
     page = report_bundle(bundle, tests)
-    try:
-        replace_file(file, page.encode())
-    except OSError as error:
-        raise TrainingError(f"{file}: cannot be written: {error.strerror}") from None
+    write_file(file, page.encode())
     print(file)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from training.augment import make_augmentation
 from training.datasets import Labelled, Source
-from training.pictures import write_png
+from training.files import write_png
 from training.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.errors import TrainingError
-from training.pictures import write_png
+from training.files import write_png
 from training.recipe import Recipe
 from training.runs import Log
 

@@ -89,7 +89,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     ],
     "training": [
         ("errors", "interrupts", "jpeg", "memory"),
-        ("pictures",),
+        ("files",),
         ("metrics", "recipe"),
         ("augment", "datasets", "networks", "objectives"),
         ("classifier", "measure", "runs", "temperature", "thresholds"),
