@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,10 +18,16 @@ from training.recipe import Recipe
 from training.temperature import fit_temperature
 from training.thresholds import choose_thresholds
 
+if TYPE_CHECKING:
+    import onnx
+
 OPSET = 20
 """The first with Gelu as one operator, which ONNX Runtime computes in one pass."""
 
 IR_VERSION = 10
+
+TRACE = "pkg.torch.onnx.stack_trace"
+"""Where PyTorch's exporter keeps which line of which file made a node."""
 
 BATCH = 64
 """Images that PyTorch computes at once."""
@@ -64,6 +72,14 @@ class Deployed(nn.Module):
             self.thresholds = choose_thresholds(validation.labels, self.predict(validation.images))
 
 
+def drop_traces(graph: onnx.GraphProto) -> None:
+    """Take out where each node came to be, which names files of the machine that exports."""
+    for node in graph.node:
+        kept = [entry for entry in node.metadata_props if entry.key != TRACE]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+
+
 def to_onnx(deployed: Deployed, spec: InputSpec) -> bytes:
     """Export with a dynamic batch, and let ONNX's own checker read the result."""
     import onnx
@@ -81,8 +97,10 @@ def to_onnx(deployed: Deployed, spec: InputSpec) -> bytes:
         verbose=False,
     )
     assert program is not None
+    model = program.model_proto
     # The newest that this opset needs: an IR version of today would shut older runtimes out.
-    program.model_proto.ir_version = IR_VERSION
-    graph: bytes = program.model_proto.SerializeToString()
+    model.ir_version = IR_VERSION
+    drop_traces(model.graph)
+    graph: bytes = model.SerializeToString()
     onnx.checker.check_model(graph, full_check=True)
     return graph

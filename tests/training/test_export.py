@@ -56,6 +56,11 @@ def test_graph_takes_any_batch_and_agrees(
     np.testing.assert_allclose(whole.sum(axis=1), 1.0, atol=1e-5)
 
 
+def test_the_graph_names_no_file_of_this_machine(bundle: Bundle) -> None:
+    folder = str(Path(__file__).resolve().parents[2])
+    assert folder.encode() not in bundle.model_path.read_bytes()
+
+
 def test_mirror_averaging_is_in_the_graph(finished: Run, source: Source) -> None:
     recipe = finished.recipe.model_copy(update={"mirror_averaging": True})
     classifier = Classifier(recipe, source.spec, len(source.labels))
