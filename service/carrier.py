@@ -119,6 +119,9 @@ class Carrier:
                         yield response.SerializeToString()
                         if accepted:
                             self._accepted -= accepted.popleft()
+                # grpcio ends the requests of a caller that has left a moment before it cancels.
+                if why_gone(deadline) == "deadline":
+                    code = Code.DEADLINE_EXCEEDED
             except (asyncio.CancelledError, GeneratorExit):
                 code = _gone(deadline)
                 raise

@@ -121,8 +121,9 @@ def _stream(carry: Stream) -> access_log.Stream:
 
 
 def _deadline(context: Context) -> float:
+    now = monotonic()  # first: a pause between the two makes the deadline earlier, never later
     left = context.time_remaining()
-    return math.inf if left is None else monotonic() + left
+    return math.inf if left is None else now + left
 
 
 async def _abort(context: Context, failure: CallFailed) -> NoReturn:

@@ -98,16 +98,12 @@ def test_the_deadline_of_a_stream(models: Path) -> None:
 
     with running_server(models, **FOREVER) as server, server.stub() as stub:
         with pytest.raises(grpc.RpcError) as failure:
-            list(stub.ClassifyStream(requests(), timeout=0.3))
+            list(stub.ClassifyStream(requests(), timeout=1))
         hold.set()
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         server.wait_for_metric(0, "convoy_requests_in_flight")
-        server.wait_for_metric(
-            1,
-            "grpc_server_handled_total",
-            grpc_method="ClassifyStream",
-            grpc_code="DEADLINE_EXCEEDED",
-        )
+        # Under which code: test_deadlines. By the clocks of two ends it is not certain.
+        server.wait_for_metric(1, "grpc_server_handled_total", grpc_method="ClassifyStream")
 
 
 def test_health_checks_are_not_among_the_calls(server: Running) -> None:
