@@ -1,36 +1,64 @@
-"""Encoded images to rows of a batch, in a small pool of threads."""
+"""Encoded images to rows of a batch, in processes that do nothing else.
+
+In threads, decoders and event loop would wait for each other: each needs the interpreter's lock
+between two calls of a library. How much that is: docs/performance.md.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from threading import Event
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
-from convoy.errors import ImageError
-from convoy.imaging import InputSpec, Limits, decode
-from service.errors import InvalidRequest
+from convoy.imaging import InputSpec, Limits
+from service.decode_channel import Channel, Job, Request
+from service.errors import InvalidRequest, NotServing, StartupError
+from service.lines import Lines
 from service.worker import Worker
-
-# Images that a thread takes at once, and their bytes: enough to spare hand-overs, few enough that
-# others get their turn beside a large request, and that large photos go to several threads.
-SHARE = 4
-SHARE_BYTES = 2**18
 
 Encoded = tuple[int, bytes]
 
+# Before another attempt at a process that did not start.
+RETRY_SECONDS = 1.0
+
+log = structlog.get_logger()
+
 
 class Decoder:
-    """Decodes with `threads` threads; the libraries give up the GIL while they work.
+    """Decodes in `processes` processes, once it is started; one that crashes is replaced.
 
     Made within a running event loop.
     """
 
-    def __init__(self, limits: Limits, *, threads: int) -> None:
+    def __init__(
+        self, limits: Limits, *, processes: int, on_crash: Callable[[], None] = lambda: None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._limits = limits
-        self._worker = Worker("decode", threads=threads)
+        self._processes = processes
+        self._on_crash = on_crash
+        self._lines: Lines[Job] = Lines()
+        self._suspects: deque[Job] = deque()
+        self._started = self._closed = False
+        # What fills rows from numbers is Python, of which one thread runs at a time.
+        self._filler = Worker("fill")
+        self._channels: list[Channel] = []
+
+    def start(self) -> None:
+        """Start the processes. Raises: StartupError."""
+        for _ in range(self._processes):
+            self._channels.append(self._open())
+
+    async def ready(self) -> None:
+        """Wait until they all have started. Raises: StartupError."""
+        ready = await asyncio.gather(*(channel.ready for channel in self._channels))
+        if not all(ready) or any(channel.closed for channel in self._channels):
+            raise StartupError("a process that decodes images did not start; see above for why")
+        self._started = True
 
     async def decode(
         self,
@@ -44,63 +72,111 @@ class Decoder:
     ) -> None:
         """Decode pairs of row and bytes into `out` [N, H, W, C]; `field` is what errors name.
 
-        The threads divide their time between the lines that wait; in a line, level 1 goes first.
-        Where this is cancelled or an image is bad, they begin no other image of it.
+        The processes divide their time between the lines that wait; in a line, level 1 goes first.
+        Where this is cancelled or an image is bad, they get no other image of it.
 
-        Raises: InvalidRequest naming the image.
+        Raises: InvalidRequest naming the image, NotServing.
         """
-        wanted = Event()
-        wanted.set()
-        arguments = (spec, self._limits, out, wanted, field)
-        results = [
-            self._worker.run(_decode_into, share, *arguments, line=line, level=level)
-            for share in _shares(images)
-        ]
+        if self._closed:
+            raise NotServing("the service is stopping")
+        request = Request(self._loop.create_future(), len(images))
+        for row, data in images:
+            job = Job(request, data, spec, out[row], f"{field}[{row}]", line)
+            self._lines.put(line, job, level)
         try:
-            await asyncio.gather(*results)
+            self._feed()
+            await request.result
         except BaseException:
-            wanted.clear()
             # Behind a flood of a higher level they would keep their bytes for as long as it lasts.
-            self._worker.withdraw(results, line=line)
+            self._lines.discard(line, lambda job: job.request is request)
             raise
 
     async def run(self, function: Callable[[], None], *, line: str, level: int = 1) -> None:
-        """Call a function in one of the threads, in its turn of the line."""
-        call = self._worker.run(function, line=line, level=level)
+        """Call a function in a thread, in its turn of the line."""
+        call = self._filler.run(function, line=line, level=level)
         try:
             await call
         finally:
-            self._worker.withdraw([call], line=line)
+            self._filler.withdraw([call], line=line)
 
     def close(self) -> None:
-        """Let the threads end."""
-        self._worker.close()
+        """Let the processes and the thread end."""
+        self._closed = True
+        self._filler.close()
+        jobs = [*self._lines.close(), *self._suspects]
+        for channel in self._channels:
+            jobs += channel.close()
+        for job in jobs:
+            if not job.request.result.done():
+                job.request.result.set_exception(NotServing("the service is stopping"))
 
+    def _open(self) -> Channel:
+        return Channel(self._limits, self._on_results, self._on_end)
 
-def _shares(images: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    share: list[Encoded] = []
-    size = 0
-    for image in images:
-        if len(share) == SHARE or (share and size + len(image[1]) > SHARE_BYTES):
-            yield share
-            share, size = [], 0
-        share.append(image)
-        size += len(image[1])
-    yield share
+    def _feed(self) -> None:
+        while channel := self._freest():
+            job = self._suspects.popleft() if self._suspects and channel.idle else self._next()
+            if job is None:
+                break
+            if job.request.result.done():
+                continue
+            try:
+                channel.add(job)
+            except Exception as error:  # it is not to become the failure of whoever feeds
+                job.request.result.set_exception(error)
+        for channel in self._channels:
+            channel.flush()
 
+    def _freest(self) -> Channel | None:
+        """The one that is to get the next job; none has room where it is None."""
+        free = [channel for channel in self._channels if channel.has_room]
+        least = min(free, key=lambda channel: channel.load, default=None)
+        if least is None or least.idle or not self._suspects:
+            return least
+        # It is left to get idle, for them.
+        free.remove(least)
+        return min(free, key=lambda channel: channel.load, default=None)
 
-def _decode_into(
-    images: Sequence[Encoded],
-    spec: InputSpec,
-    limits: Limits,
-    out: NDArray[np.uint8],
-    wanted: Event,
-    field: str,
-) -> None:
-    for row, data in images:
-        if not wanted.is_set():
+    def _next(self) -> Job | None:
+        taken = self._lines.poll()
+        return taken[1] if taken else None
+
+    def _on_results(self, times: list[tuple[str, float]]) -> None:
+        for line, seconds in times:
+            self._lines.charge(line, seconds)
+        self._feed()
+
+    def _on_end(self, channel: Channel, jobs: list[Job]) -> None:
+        """Replace a process that has crashed.
+
+        Which of its images did that is found out by giving each to a process that has no other. One
+        that has not started had none.
+        """
+        if not self._started:
+            return
+        log.error("decoder_crashed", images=len(jobs))
+        self._on_crash()
+        if len(jobs) == 1 and jobs[0].suspect:
+            (job,) = jobs
+            if not job.request.result.done():
+                job.request.result.set_exception(
+                    InvalidRequest(f"{job.name}: the decoder crashes on it")
+                )
+        else:
+            for job in jobs:
+                job.suspect = True
+            self._suspects += jobs
+        if channel.ready.result():
+            self._replace(channel)
+        else:
+            self._loop.call_later(RETRY_SECONDS, self._replace, channel)
+
+    def _replace(self, channel: Channel) -> None:
+        if self._closed:
             return
         try:
-            decode(data, spec, limits, out=out[row])
-        except ImageError as error:
-            raise InvalidRequest(f"{field}[{row}]: {error}") from None
+            self._channels[self._channels.index(channel)] = self._open()
+        except StartupError as error:
+            log.error("decoder_not_started", reason=str(error), retry_in_seconds=RETRY_SECONDS)
+            self._loop.call_later(RETRY_SECONDS, self._replace, channel)
+        self._feed()

@@ -25,7 +25,7 @@ class Images(NamedTuple):
     field: str = "images"
     """What errors name."""
     steps: Iterable[Callable[[], None]] = ()
-    """What else fills `rows`, each in a decoding thread as a photo would be."""
+    """What else fills `rows`, each in a thread, in its turn."""
     wanted: Sequence[int] | None = None
     """The rows that are to run; None: all of them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -55,6 +55,17 @@ class Lines(Generic[T]):
                     self._present.put(None)  # for the next thread
                     return None
                 if self._waiting:  # else what was present has been discarded
+                    return self._next()
+
+    def poll(self) -> tuple[str, T] | None:
+        """As `take`, but None where there is no job now."""
+        while True:
+            try:
+                self._present.get_nowait()
+            except Empty:
+                return None
+            with self._lock:
+                if self._waiting:
                     return self._next()
 
     def discard(self, line: str, unwanted: Callable[[T], bool]) -> None:

@@ -154,6 +154,7 @@ class Metrics:
         self.ready = False
         self.device_fallback = False
         self.in_flight = 0
+        self.decoder_crashes = 0
         self.rejected = dict.fromkeys(REJECT_REASONS, 0)
         self.failed = dict.fromkeys(FAIL_REASONS, 0)
         self.loads_failed: defaultdict[str, int] = defaultdict(int)
@@ -211,6 +212,9 @@ class Metrics:
         yield _counter("convoy_failed", "Requests failed by the service.", ("reason",), (
             ((reason,), count) for reason, count in self.failed.items()
         ))  # fmt: skip
+        yield _counter("convoy_decoder_crashes", "Decoding processes that ended by themselves.",
+            (), (((), self.decoder_crashes),),
+        )  # fmt: skip
 
         yield from self._collect_repository()
 

@@ -86,7 +86,9 @@ class Server:
             self._http.close()
             raise
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
-        self._decoder = Decoder(limits, threads=settings.decode_threads)
+        self._decoder = Decoder(
+            limits, processes=settings.decode_processes, on_crash=self._count_crash
+        )
         most = settings.response_cache_bytes
         self._store = Store(most) if most else None
         if self._store is not None:
@@ -126,7 +128,9 @@ class Server:
     async def load(self) -> None:
         """Load and prove every model. Raises: StartupError."""
         begin = monotonic()
+        self._decoder.start()
         self._keeper = await self._load()
+        await self._decoder.ready()
         self._load_seconds = monotonic() - begin
 
     def answer(self) -> None:
@@ -198,6 +202,9 @@ class Server:
                 log.error("model_hangs", model=model.manifest.name, timeout_seconds=limit)
                 self.hung.set()
                 await model.close()
+
+    def _count_crash(self) -> None:
+        self.metrics.decoder_crashes += 1
 
     async def _load(self) -> Keeper:
         device = select_device(self.settings.device)

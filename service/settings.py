@@ -185,9 +185,9 @@ class Settings(BaseSettings):
         description="Pixels of one encoded image at most; a decoder needs 4 to 10 bytes each.",
     )
     max_message_bytes: Positive = Field(64 * 2**20, description="Bytes of one message at most.")
-    decode_threads: Threads = Field(
+    decode_processes: Threads = Field(
         default_factory=processor_count,
-        description="Threads that decode images. Default: the processors this process may use.",
+        description="Processes that decode images. Default: the processors this process may use.",
     )
     compute_threads: Threads = Field(
         default_factory=processor_count,

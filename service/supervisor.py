@@ -94,6 +94,7 @@ class Supervisor:
 
         They count from its word that it is ready: loading may take longer than any crash loop.
         """
+        _bury_orphans()
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -142,6 +143,13 @@ async def supervise(settings: Settings) -> int:
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, supervisor.on_signal)
     return await supervisor.run()
+
+
+def _bury_orphans() -> None:
+    """Reap what a process that crashed has left, which comes to this one in a container."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 async def _ready_at(control: socket.socket) -> float | None:

@@ -11,7 +11,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,16 @@ class Running:
         return 1024 * int(re.search(rf"{field}:\s+(\d+)", status)[1])  # type: ignore[index]
 
     def serving_process(self) -> int:
-        """The process that answers: the one that was started, or its only child."""
+        """The process that answers: the one that was started, or the Envoy that it has started."""
         assert self.process is not None
         pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(children[0]) if children else pid
+        return next((one for one in children(pid) if _name(one) == "envoy"), pid)
+
+    def decoders(self) -> set[int]:
+        """The processes that decode images."""
+        return {
+            one for fork_server in children(self.serving_process()) for one in children(fork_server)
+        }
 
     def wait_for_metric(self, value: float, name: str, **labels: str) -> None:
         """Block until a metric has this value."""
@@ -81,6 +86,19 @@ class Running:
                 assert not deadline.is_set(), f"{name} {labels} never became {value}"
         finally:
             timer.cancel()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any thread of a process has started and that live."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 from convoy.v1 import image_classifier_pb2 as pb
+from service.decode_channel import PYTHON
 from service.errors import UsageError
 from service.fronts.limits import MAX_CALLS
 from service.names import SERVICE
@@ -72,6 +73,7 @@ def environment(admin: str) -> dict[str, str]:
     return {
         **os.environ,
         ADMIN: admin,
+        PYTHON: sys.executable,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
         "LD_PRELOAD": f"{library}:{preload}" if preload else library,

@@ -21,7 +21,7 @@ DATATYPES = {INPUT_NAME: "UINT8", ENCODED_NAME: "BYTES"}
 LENGTH_BYTES = 4
 # A number of contents in memory, whatever its value; on the wire small ones are shorter.
 NUMBER_BYTES = 4
-# Numbers that a decoding thread takes at once, about as long as a photo takes it; and those between
+# Numbers that a thread takes at once, about as long as a photo takes; and those between
 # which other threads get their turn of the interpreter: each number is a Python object on its way.
 STEP, CHUNK = 2**18, 2**15
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -88,6 +89,37 @@ def test_calls_to_a_stopped_process_are_answered_when_it_goes_on(server: Running
         assert code(stub.Classify.future(RED, timeout=0.2)) == "DEADLINE_EXCEEDED"
         os.kill(server.serving_process(), signal.SIGCONT)
         assert label(patient.result(PATIENCE)) == "red"
+
+
+def test_no_image_is_lost_with_the_processes_that_decode(server: Running) -> None:
+    with server.stub() as stub:
+        decoders = server.decoders()
+        for decoder in decoders:
+            os.kill(decoder, signal.SIGSTOP)
+        calls = [stub.Classify.future(RED, timeout=PATIENCE) for _ in range(100)]
+        server.wait_for_metric(100, "convoy_requests_in_flight")
+        for decoder in decoders:
+            os.kill(decoder, signal.SIGKILL)
+        assert {label(call.result(PATIENCE)) for call in calls} == {"red"}
+        assert server.metric("convoy_decoder_crashes_total") == len(decoders)
+
+
+def test_the_processes_that_decode_keep_nothing_of_the_service_open(server: Running) -> None:
+    for decoder in server.decoders():
+        folder = Path(f"/proc/{decoder}/fd")
+        files = [os.readlink(fd) for fd in folder.iterdir() if int(fd.name) > 2]
+        assert {file.partition(":")[0] for file in files} <= {"socket", "/memfd"}
+        assert sum(file.startswith("socket:") for file in files) == 1
+
+
+def test_the_processes_that_decode_end_with_a_killed_service(server: Running) -> None:
+    decoders = server.decoders()
+    assert decoders
+    waits = [os.pidfd_open(decoder) for decoder in decoders]
+    os.kill(server.serving_process(), signal.SIGKILL)
+    for fd in waits:
+        assert select.select([fd], [], [], PATIENCE)[0]
+        os.close(fd)
 
 
 # With Envoy the supervisor starts another: tests/service/test_envoy.py.

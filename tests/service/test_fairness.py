@@ -29,7 +29,7 @@ def two_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_images_of_a_flooded_model_leave_others_their_turn(two_models: Path) -> None:
-    with running_server(two_models, decode_threads=1) as server, server.stub() as stub:
+    with running_server(two_models, decode_processes=1) as server, server.stub() as stub:
         flood = [
             stub.Classify.future(request("flooded", *[SLOW_TO_DECODE] * 40), timeout=PATIENCE)
             for _ in range(3)

@@ -94,3 +94,13 @@ def test_what_is_discarded_is_not_taken() -> None:
     lines.discard("b", lambda job: True)
     lines.put("b", 7)
     assert taken(lines) == ("b", 7)
+
+
+def test_poll_does_not_wait() -> None:
+    lines: Lines[int] = Lines()
+    assert lines.poll() is None
+    lines.put("a", 1)
+    lines.put("a", 2)
+    lines.discard("a", lambda job: job == 1)
+    assert lines.poll() == ("a", 2)
+    assert lines.poll() is None

@@ -33,7 +33,7 @@ def inference_request(**priority: Any) -> pb.ModelInferRequest:
 
 
 def test_a_flood_of_a_lower_priority_is_decoded_later(models: Path) -> None:
-    with running_server(models, decode_threads=1, **TWO) as server, server.stub() as stub:
+    with running_server(models, decode_processes=1, **TWO) as server, server.stub() as stub:
         flood = [
             stub.Classify.future(request(2, *[SLOW_TO_DECODE] * 40), timeout=PATIENCE)
             for _ in range(3)

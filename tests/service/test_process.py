@@ -274,6 +274,22 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert call.exception(PATIENCE) is not None
 
 
+@pytest.mark.parametrize(
+    ("python", "text"),
+    [
+        ("/bin/false", "a process that decodes images did not start"),
+        ("/none", "cannot start a process that decodes: No such file or directory"),
+    ],
+)
+def test_without_processes_that_decode_it_does_not_start(
+    models: Path, monkeypatch: pytest.MonkeyPatch, python: str, text: str
+) -> None:
+    monkeypatch.setenv("_CONVOY_PYTHON", python)
+    code, line = outcome(models, "--front", "grpcio")
+    assert code == 1
+    assert text in line
+
+
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="SCHED_BATCH is of Linux")
 def test_no_thread_takes_the_processor_from_another(models: Path) -> None:
     with server_process(models) as server:

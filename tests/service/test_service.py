@@ -209,11 +209,11 @@ def test_a_bomb_is_refused_before_a_pixel_is_decoded(models: Path, odd_images: P
         assert server.memory("VmHWM") - before < 50e6
 
 
-def test_a_caller_that_leaves_while_decoding_frees_the_threads(models: Path) -> None:
+def test_a_caller_that_leaves_while_decoding_frees_the_processes(models: Path) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((2000, 2000), 50).save(buffer, "PNG")
     large = pb.ClassifyRequest(images=[pb.Image(encoded=buffer.getvalue())] * 8)
-    with running_server(models, decode_threads=1) as server, server.stub() as stub:
+    with running_server(models, decode_processes=1) as server, server.stub() as stub:
         call = stub.Classify.future(large)
         server.wait_for_metric(1, "convoy_requests_in_flight")
         call.cancel()

@@ -1,0 +1,271 @@
+"""The service's end of a process that decodes; see service/decode_process.py."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convoy.imaging import InputSpec, Limits
+from service import decode_process as protocol
+from service.arena import Arena
+from service.errors import InvalidRequest, StartupError
+
+# The variable that names the Python to start, where the process itself is another program.
+PYTHON = "_CONVOY_PYTHON"
+
+# A process has so many images in hand, or so many bytes of them, that it need not wait for the next
+# ones; large photos go to whoever is free.
+WINDOW = 12
+WINDOW_BYTES = 2**19
+# Of pixels, by what an InputSpec allows.
+LARGEST_OUTPUT = 8192 * 8192 * 3
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Images that are wanted together."""
+
+    result: asyncio.Future[None]
+    left: int
+    """Images that are still to be decoded."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One image of a request."""
+
+    request: Request
+    data: bytes
+    spec: InputSpec
+    out: NDArray[np.uint8]
+    """Where its pixels [H, W, C] go."""
+    name: str
+    """What errors call it."""
+    line: str
+    suspect: bool = False
+    """Whether a process ended that had it in hand."""
+
+    def settle(self, outcome: int, pixels: NDArray[np.uint8], text: str) -> None:
+        """Take what became of it."""
+        request = self.request
+        if request.result.done():
+            return
+        if outcome == protocol.DECODED:
+            self.out[...] = pixels.reshape(self.spec.shape)
+            request.left -= 1
+            if not request.left:
+                request.result.set_result(None)
+        elif outcome == protocol.REFUSED:
+            request.result.set_exception(InvalidRequest(f"{self.name}: {text}"))
+        else:
+            request.result.set_exception(RuntimeError(f"decoding {self.name}: {text}"))
+
+
+class Channel:
+    """To one process, which is started by this; used from the event loop it is made in.
+
+    `on_results` is called with the line and the processor time of each image that it has dealt
+    with, `on_end` with what it had in hand where it ends by itself.
+
+    Raises: StartupError.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        on_results: Callable[[list[tuple[str, float]]], None],
+        on_end: Callable[[Channel, list[Job]], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_results, self._on_end = on_results, on_end
+        self.ready: asyncio.Future[bool] = self._loop.create_future()
+        """Whether it has started, once that is known."""
+        self._specs: dict[InputSpec, int] = {}
+        self._jobs: dict[int, tuple[Job, int, int, int]] = {}
+        """Those in hand by number, with the address and the size of their block, and the pixels'
+        address."""
+        self._added: list[bytes] = []
+        """Jobs for the next message."""
+        self._numbers = 0
+        self._alone = False
+        """Whether the one that it has in hand is a suspect."""
+        self.load = 0
+        """Bytes in hand."""
+        try:
+            self._socket = self._start(limits)
+        except OSError as error:
+            reason = f"cannot start a process that decodes: {error.strerror}"
+            raise StartupError(reason) from None
+        self._memory = np.frombuffer(self._arena.view, np.uint8)
+        self._loop.add_reader(self._socket.fileno(), self._on_readable)
+
+    def _start(self, limits: Limits) -> socket.socket:
+        # However the others lie, there is a gap for the largest.
+        self._arena = Arena((WINDOW + 1) * (limits.max_bytes + LARGEST_OUTPUT))
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setblocking(False)
+            with theirs:
+                try:
+                    FORK_SERVER.fork(limits, theirs.fileno(), self._arena.fd)
+                except OSError:
+                    ours.close()
+                    raise
+        finally:
+            os.close(self._arena.fd)
+        return ours
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is of no use any more."""
+        return self._socket.fileno() < 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing in hand."""
+        return not self._jobs
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may get another job."""
+        if self._alone or self.closed or not self.ready.done():
+            return False
+        return len(self._jobs) < WINDOW and self.load < WINDOW_BYTES
+
+    def add(self, job: Job) -> None:
+        """Hand a job over with the next `flush`; a suspect gets no company."""
+        self._alone = job.suspect
+        if job.spec not in self._specs:
+            self._specs[job.spec] = len(self._specs)
+            self.flush()
+            self._send(protocol.SPEC + job.spec.model_dump_json().encode())
+        length = len(job.data)
+        size = length + job.spec.nbytes
+        begin = self._arena.take(size)
+        out = begin + length
+        self._memory[begin:out] = np.frombuffer(job.data, np.uint8)
+        self._numbers += 1
+        number = self._numbers % 2**32
+        self._jobs[number] = job, begin, size, out
+        self.load += size
+        self._added.append(protocol.JOB.pack(number, self._specs[job.spec], begin, length, out))
+
+    def flush(self) -> None:
+        """Send what was added."""
+        if self._added:
+            self._send(protocol.JOBS + b"".join(self._added))
+            self._added.clear()
+
+    def close(self) -> list[Job]:
+        """Let the process end; returns what it had in hand."""
+        if not self.closed:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+        jobs = [job for job, *_ in self._jobs.values()]
+        self._jobs.clear()
+        return jobs
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._socket.send(message)
+        except OSError:  # it has ended; if it has not, it ends now, and is read to have
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _on_readable(self) -> None:
+        while not self.closed:
+            try:
+                message = self._socket.recv(protocol.MESSAGE_BYTES)
+            except ConnectionResetError:  # once, before the last messages of one that has ended
+                continue
+            except BlockingIOError:
+                return
+            if not message:
+                if not self.ready.done():
+                    self.ready.set_result(False)
+                self._on_end(self, self.close())
+            elif not self.ready.done():
+                self.ready.set_result(True)
+                self._on_results([])
+            else:
+                self._on_results(self._results(message))
+
+    def _results(self, message: bytes) -> list[tuple[str, float]]:
+        times = []
+        position = 0
+        while position < len(message):
+            number, outcome, seconds, length = protocol.RESULT.unpack_from(message, position)
+            position += protocol.RESULT.size + length
+            job, begin, size, out = self._jobs.pop(number)
+            self._alone = False
+            text = message[position - length : position].decode(errors="replace")
+            job.settle(outcome, self._memory[out : begin + size], text)
+            self._arena.give_back(begin)
+            self.load -= size
+            times.append((job.line, seconds))
+        return times
+
+
+class ForkServer:
+    """The process that forks the others; started when it is needed first, for any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._orders: socket.socket | None = None
+        self._pid = 0
+
+    def fork(self, limits: Limits, channel: int, memory: int) -> None:
+        """Start a process with this socket and this memory, both file descriptors.
+
+        Whether it has started, the socket tells. Raises: OSError.
+        """
+        order = protocol.FORK.pack(limits.max_bytes, limits.max_pixels)
+        with self._lock:
+            if self._orders is not None:
+                with suppress(OSError):  # it has ended
+                    socket.send_fds(self._orders, [order], [channel, memory])
+                    return
+                self.close()
+            self._orders = self._start()
+            with suppress(OSError):  # it has ended already
+                socket.send_fds(self._orders, [order], [channel, memory])
+
+    def close(self) -> None:
+        """Let it end."""
+        if self._orders is not None:
+            self._orders.close()
+            self._orders = None
+            with suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+
+    def _start(self) -> socket.socket:
+        python = os.environ.get(PYTHON, sys.executable)
+        # One image at a time is decoded, without linear algebra.
+        environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._pid = os.posix_spawn(
+                    python,
+                    [python, "-P", "-m", protocol.__name__],
+                    {**os.environ, **environment},
+                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
+                )
+            except OSError:
+                ours.close()
+                raise
+        return ours
+
+
+FORK_SERVER = ForkServer()
+atexit.register(FORK_SERVER.close)

@@ -1,0 +1,192 @@
+"""Decoding in processes: rows and errors come back, and a process that ends takes nothing along."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convoy.imaging import DEFAULT_LIMITS, InputSpec, Limits, decode
+from service.decode_channel import WINDOW
+from service.decoding import Decoder
+from service.errors import InvalidRequest, NotServing
+from tests.bundles import solid
+from tests.servers import PATIENCE, children
+
+SPEC = InputSpec(height=8, width=8, channels=3)
+COLOURS = ["red", "lime", "blue"]
+PHOTOS = [solid(colour) for colour in COLOURS]
+
+
+def slow() -> bytes:
+    """An image that takes a second or so."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (9000, 5000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def processes() -> set[int]:
+    """All processes that decode for this one."""
+    return {one for child in children(os.getpid()) for one in children(child)}
+
+
+@asynccontextmanager
+async def a_decoder(limits: Limits = DEFAULT_LIMITS, **options: Any) -> AsyncIterator[Decoder]:
+    decoder = Decoder(limits, **{"processes": 2, **options})
+    decoder.start()
+    try:
+        await decoder.ready()
+        yield decoder
+    finally:
+        decoder.close()
+
+
+async def decoded(decoder: Decoder, *images: bytes) -> np.ndarray[Any, Any]:
+    rows = np.zeros((len(images), *SPEC.shape), np.uint8)
+    await asyncio.wait_for(decoder.decode(list(enumerate(images)), SPEC, rows, line="a"), PATIENCE)
+    return rows
+
+
+def run(scene: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(scene())
+
+
+def test_each_image_comes_into_its_row() -> None:
+    async def scene() -> None:
+        async with a_decoder() as decoder:
+            images = PHOTOS * (2 * WINDOW)
+            rows = await decoded(decoder, *images)
+            assert np.array_equal(rows, [decode(one, SPEC) for one in images])
+
+    run(scene)
+
+
+def test_an_image_that_is_none_fails_its_request_alone() -> None:
+    async def scene() -> None:
+        async with a_decoder() as decoder:
+            good = asyncio.create_task(decoded(decoder, *PHOTOS))
+            with pytest.raises(InvalidRequest, match=r"images\[2\]: not an image"):
+                await decoded(decoder, *PHOTOS[:2], b"text", *PHOTOS)
+            assert len(await good) == 3
+
+    run(scene)
+
+
+def test_the_limits_hold() -> None:
+    async def scene() -> None:
+        async with a_decoder(Limits(max_pixels=1)) as decoder:
+            with pytest.raises(InvalidRequest, match="pixels"):
+                await decoded(decoder, solid("red", 8))
+
+    run(scene)
+
+
+def test_a_process_that_rests_gets_its_messages_later() -> None:
+    async def scene() -> None:
+        others = processes()
+        async with a_decoder(processes=1) as decoder:
+            (first,) = processes() - others
+            os.kill(first, signal.SIGSTOP)
+            waiting = [asyncio.create_task(decoded(decoder, PHOTOS[0])) for _ in range(3 * WINDOW)]
+            await asyncio.sleep(0)
+            os.kill(first, signal.SIGCONT)
+            assert len(await asyncio.gather(*waiting)) == 3 * WINDOW
+
+    run(scene)
+
+
+def test_an_image_survives_the_process_that_has_it_in_hand() -> None:
+    async def scene() -> None:
+        others, crashes = processes(), []
+        async with a_decoder(processes=1, on_crash=lambda: crashes.append(1)) as decoder:
+            (first,) = processes() - others
+            os.kill(first, signal.SIGSTOP)
+            waiting = [asyncio.create_task(decoded(decoder, one)) for one in PHOTOS]
+            await asyncio.sleep(0)
+            os.kill(first, signal.SIGKILL)
+            rows = await asyncio.gather(*waiting)
+            assert [row.argmax() for row in np.concatenate(rows)[:, 0, 0]] == [0, 1, 2]
+            assert crashes == [1]
+
+    run(scene)
+
+
+def test_images_of_one_that_ended_get_their_turn_beside_others() -> None:
+    async def scene() -> None:
+        others = processes()
+        async with a_decoder(processes=2) as decoder:
+            first, second = processes() - others
+            os.kill(first, signal.SIGSTOP)
+            os.kill(second, signal.SIGSTOP)
+            waiting = [asyncio.create_task(decoded(decoder, one)) for one in PHOTOS * WINDOW]
+            await asyncio.sleep(0)
+            os.kill(first, signal.SIGKILL)
+            os.kill(second, signal.SIGCONT)
+            rows = np.concatenate(await asyncio.gather(*waiting))
+            assert np.array_equal(rows, [decode(one, SPEC) for one in PHOTOS * WINDOW])
+
+    run(scene)
+
+
+def test_an_image_on_which_every_process_ends_is_refused() -> None:
+    async def scene() -> None:
+        others = processes()
+        async with a_decoder(processes=1) as decoder:
+            (first,) = processes() - others
+            guilty = asyncio.create_task(decoded(decoder, slow()))
+            await asyncio.sleep(0)
+            os.kill(first, signal.SIGKILL)
+            while not (second := processes() - others - {first}):
+                await asyncio.sleep(0.01)
+            os.kill(second.pop(), signal.SIGKILL)
+            with pytest.raises(InvalidRequest, match=r"images\[0\]: the decoder crashes on it"):
+                await guilty
+            assert len(await decoded(decoder, *PHOTOS)) == 3
+
+    run(scene)
+
+
+def test_the_end_of_the_fork_server_is_no_end() -> None:
+    async def scene() -> None:
+        others = processes()
+        async with a_decoder(processes=1) as decoder:
+            (first,) = processes() - others
+            (fork_server,) = [one for one in children(os.getpid()) if first in children(one)]
+            os.kill(fork_server, signal.SIGKILL)
+            os.kill(first, signal.SIGKILL)
+            assert len(await decoded(decoder, *PHOTOS)) == 3
+
+    run(scene)
+
+
+def test_who_waits_when_it_is_closed_is_told() -> None:
+    async def scene() -> None:
+        async with a_decoder(processes=1) as decoder:
+            waiting = [asyncio.create_task(decoded(decoder, slow())) for _ in range(2)]
+            await asyncio.sleep(0)
+        for one in waiting:
+            with pytest.raises(NotServing):
+                await one
+        with pytest.raises(NotServing):
+            await decoded(decoder, *PHOTOS)
+
+    run(scene)
+
+
+def test_processes_end_with_their_decoder() -> None:
+    async def scene() -> None:
+        others = processes()
+        async with a_decoder():
+            assert len(processes() - others) == 2
+        while processes() - others:
+            await asyncio.sleep(0.01)
+
+    run(scene)
