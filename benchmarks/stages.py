@@ -11,7 +11,7 @@ threads and the GIL.
                 until it gets to the call
     front       the handler, less the stages below: parse, check, admit, serialise
     decode      bare: `convoy.imaging.decode`
-    hand-over   the rest of the decode stage: into a thread of the pool and back
+    hand-over   the rest of the decode stage: into a process and back
     queue       from decoded to the close of the batch
     compute     bare: ONNX Runtime on a batch of the mean size
     hand-over   the rest of the compute stage: into the session's thread and back

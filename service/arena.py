@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import insort
+from contextlib import suppress
 
 ALIGNMENT = 64
 # What lies beyond is given back to the system as soon as it is free.
@@ -54,5 +55,6 @@ class Arena:
         del self._taken[next(k for k, block in enumerate(self._taken) if block[0] == begin)]
         used = self._taken[-1][1] if self._taken else 0
         if used <= KEPT_BYTES < self._highest:
-            self._map.madvise(mmap.MADV_REMOVE, KEPT_BYTES, self._highest - KEPT_BYTES)
+            with suppress(OSError):  # not every sandbox can
+                self._map.madvise(mmap.MADV_REMOVE, KEPT_BYTES, self._highest - KEPT_BYTES)
             self._highest = KEPT_BYTES

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
+from time import monotonic
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from convoy.imaging import InputSpec, Limits
@@ -23,12 +27,16 @@ from service.errors import InvalidRequest, StartupError
 # The variable that names the Python to start, where the process itself is another program.
 PYTHON = "_CONVOY_PYTHON"
 
-# A process has so many images in hand, or so many bytes of them, that it need not wait for the next
-# ones; large photos go to whoever is free.
-WINDOW = 12
-WINDOW_BYTES = 2**19
+# A process has so many images in hand that it need not wait for the next ones, but no more than it
+# decodes in so many seconds at the pace of late, or of so many bytes: others would wait for them.
+WINDOW, WINDOW_SECONDS, WINDOW_BYTES = 12, 0.01, 2**19
+FIRST_PACE = 0.0005
+# The pace follows a slow image at once, and fast ones by this much each.
+PACE_GAIN = 0.1
 # Of pixels, by what an InputSpec allows.
 LARGEST_OUTPUT = 8192 * 8192 * 3
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
@@ -71,9 +79,21 @@ class Job:
             request.result.set_exception(RuntimeError(f"decoding {self.name}: {text}"))
 
 
+@dataclass(slots=True)
+class Pace:
+    """Seconds of processor time that an image takes, by the slower ones of late."""
+
+    seconds: float = FIRST_PACE
+
+    def note(self, seconds: float) -> None:
+        """Take into account what one took."""
+        self.seconds = max(seconds, self.seconds + PACE_GAIN * (seconds - self.seconds))
+
+
 class Channel:
     """To one process, which is started by this; used from the event loop it is made in.
 
+    All of a service share one pace, by which they know how many images to have in hand.
     `on_results` is called with the line and the processor time of each image that it has dealt
     with, `on_end` with what it had in hand where it ends by itself.
 
@@ -83,11 +103,12 @@ class Channel:
     def __init__(
         self,
         limits: Limits,
+        pace: Pace,
         on_results: Callable[[list[tuple[str, float]]], None],
         on_end: Callable[[Channel, list[Job]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._on_results, self._on_end = on_results, on_end
+        self._pace, self._on_results, self._on_end = pace, on_results, on_end
         self.ready: asyncio.Future[bool] = self._loop.create_future()
         """Whether it has started, once that is known."""
         self._specs: dict[InputSpec, int] = {}
@@ -99,8 +120,11 @@ class Channel:
         self._numbers = 0
         self._alone = False
         """Whether the one that it has in hand is a suspect."""
-        self.load = 0
-        """Bytes in hand."""
+        self._bytes = 0
+        """Of the files and pixels in hand."""
+        self._pid = 0
+        self._moved = monotonic()
+        """When it last answered, or got something while it had nothing in hand."""
         try:
             self._socket = self._start(limits)
         except OSError as error:
@@ -136,28 +160,46 @@ class Channel:
         return not self._jobs
 
     @property
+    def in_hand(self) -> int:
+        """How many jobs it has."""
+        return len(self._jobs)
+
+    @property
     def has_room(self) -> bool:
         """Whether it may get another job."""
         if self._alone or self.closed or not self.ready.done():
             return False
-        return len(self._jobs) < WINDOW and self.load < WINDOW_BYTES
+        count = len(self._jobs)
+        return not count or (
+            count < WINDOW
+            and (count + 1) * self._pace.seconds < WINDOW_SECONDS
+            and self._bytes < WINDOW_BYTES
+        )
+
+    def kill_if_stuck(self, seconds: float) -> None:
+        """Kill a process that has done nothing for so long, though it could."""
+        if self._jobs and monotonic() - self._moved > seconds:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
 
     def add(self, job: Job) -> None:
         """Hand a job over with the next `flush`; a suspect gets no company."""
-        self._alone = job.suspect
         if job.spec not in self._specs:
             self._specs[job.spec] = len(self._specs)
             self.flush()
             self._send(protocol.SPEC + job.spec.model_dump_json().encode())
         length = len(job.data)
         size = length + job.spec.nbytes
+        if not self._jobs:
+            self._moved = monotonic()
         begin = self._arena.take(size)
         out = begin + length
         self._memory[begin:out] = np.frombuffer(job.data, np.uint8)
         self._numbers += 1
         number = self._numbers % 2**32
         self._jobs[number] = job, begin, size, out
-        self.load += size
+        self._bytes += size
+        self._alone = job.suspect
         self._added.append(protocol.JOB.pack(number, self._specs[job.spec], begin, length, out))
 
     def flush(self) -> None:
@@ -171,6 +213,7 @@ class Channel:
         if not self.closed:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
+            del self._memory, self._arena
         jobs = [job for job, *_ in self._jobs.values()]
         self._jobs.clear()
         return jobs
@@ -195,14 +238,22 @@ class Channel:
                     self.ready.set_result(False)
                 self._on_end(self, self.close())
             elif not self.ready.done():
+                (self._pid,) = protocol.STARTED.unpack(message)
                 self.ready.set_result(True)
                 self._on_results([])
             else:
-                self._on_results(self._results(message))
+                try:
+                    results = self._results(message)
+                except (KeyError, ValueError, struct.error):
+                    log.exception("decoder_answered_nonsense")
+                    self._on_end(self, self.close())
+                else:
+                    self._on_results(results)
 
     def _results(self, message: bytes) -> list[tuple[str, float]]:
         times = []
         position = 0
+        self._moved = monotonic()
         while position < len(message):
             number, outcome, seconds, length = protocol.RESULT.unpack_from(message, position)
             position += protocol.RESULT.size + length
@@ -211,7 +262,8 @@ class Channel:
             text = message[position - length : position].decode(errors="replace")
             job.settle(outcome, self._memory[out : begin + size], text)
             self._arena.give_back(begin)
-            self.load -= size
+            self._bytes -= size
+            self._pace.note(seconds)
             times.append((job.line, seconds))
         return times
 

@@ -2,7 +2,7 @@
 
 Run as a program, this is the fork server: it imports once what decoding takes, so that each process
 that it forks is there within milliseconds and has little memory of its own. Both end with the
-process that started them, when their sockets are closed; signals are for that one alone.
+process that started them, when their sockets are closed; SIGTERM and SIGINT are for that one alone.
 
 A decoding process gets jobs over its socket, in messages of one or several, and answers likewise.
 Image files and pixels lie in memory that it shares with the service.
@@ -26,7 +26,6 @@ from convoy.errors import ImageError
 from convoy.imaging import InputSpec, Limits, decode
 from service.memory import reuse_freed_memory
 
-READY = b"ready"
 # The first byte of a message to a decoding process: what the rest is.
 SPEC, JOBS = b"s", b"j"
 JOB = struct.Struct("<IIQQQ")
@@ -34,6 +33,8 @@ JOB = struct.Struct("<IIQQQ")
 RESULT = struct.Struct("<IBfH")
 """Number of the job, what became of it, the seconds of processor time, bytes of text behind it."""
 DECODED, REFUSED, FAILED = range(3)
+STARTED = struct.Struct("<I")
+"""The first message of a decoding process: its number."""
 FORK = struct.Struct("<QQ")
 """To the fork server: the fields of `Limits`. With it come a socket and the shared memory."""
 
@@ -86,7 +87,7 @@ def _work(channel: socket.socket, memory: mmap.mmap, limits: Limits) -> None:
     specs: list[InputSpec] = []
     results: list[bytes] = []
     due = 0.0
-    channel.send(READY)
+    channel.send(STARTED.pack(os.getpid()))
     while True:
         try:
             message = channel.recv(MESSAGE_BYTES, socket.MSG_DONTWAIT if results else 0)

@@ -15,7 +15,7 @@ import structlog
 from numpy.typing import NDArray
 
 from convoy.imaging import InputSpec, Limits
-from service.decode_channel import Channel, Job, Request
+from service.decode_channel import Channel, Job, Pace, Request
 from service.errors import InvalidRequest, NotServing, StartupError
 from service.lines import Lines
 from service.worker import Worker
@@ -24,6 +24,8 @@ Encoded = tuple[int, bytes]
 
 # Before another attempt at a process that did not start.
 RETRY_SECONDS = 1.0
+# Without any result: no image within the limits takes as long.
+STUCK_SECONDS = 60.0
 
 log = structlog.get_logger()
 
@@ -35,18 +37,30 @@ class Decoder:
     """
 
     def __init__(
-        self, limits: Limits, *, processes: int, on_crash: Callable[[], None] = lambda: None
+        self,
+        limits: Limits,
+        *,
+        processes: int,
+        on_crash: Callable[[], None] = lambda: None,
+        stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
         self._processes = processes
         self._on_crash = on_crash
+        self._stuck_seconds = stuck_seconds
+        self._pace = Pace()
         self._lines: Lines[Job] = Lines()
         self._suspects: deque[Job] = deque()
         self._started = self._closed = False
         # What fills rows from numbers is Python, of which one thread runs at a time.
         self._filler = Worker("fill")
         self._channels: list[Channel] = []
+
+    @property
+    def in_hand(self) -> int:
+        """Images that processes have got and not answered."""
+        return sum(channel.in_hand for channel in self._channels)
 
     def start(self) -> None:
         """Start the processes. Raises: StartupError."""
@@ -59,6 +73,7 @@ class Decoder:
         if not all(ready) or any(channel.closed for channel in self._channels):
             raise StartupError("a process that decodes images did not start; see above for why")
         self._started = True
+        self._watch()
 
     async def decode(
         self,
@@ -111,7 +126,7 @@ class Decoder:
                 job.request.result.set_exception(NotServing("the service is stopping"))
 
     def _open(self) -> Channel:
-        return Channel(self._limits, self._on_results, self._on_end)
+        return Channel(self._limits, self._pace, self._on_results, self._on_end)
 
     def _feed(self) -> None:
         while channel := self._freest():
@@ -130,12 +145,12 @@ class Decoder:
     def _freest(self) -> Channel | None:
         """The one that is to get the next job; none has room where it is None."""
         free = [channel for channel in self._channels if channel.has_room]
-        least = min(free, key=lambda channel: channel.load, default=None)
+        least = min(free, key=lambda channel: channel.in_hand, default=None)
         if least is None or least.idle or not self._suspects:
             return least
         # It is left to get idle, for them.
         free.remove(least)
-        return min(free, key=lambda channel: channel.load, default=None)
+        return min(free, key=lambda channel: channel.in_hand, default=None)
 
     def _next(self) -> Job | None:
         taken = self._lines.poll()
@@ -154,6 +169,10 @@ class Decoder:
         """
         if not self._started:
             return
+        if not channel.ready.result():
+            log.error("decoder_not_started", retry_in_seconds=RETRY_SECONDS)
+            self._loop.call_later(RETRY_SECONDS, self._replace, channel)
+            return
         log.error("decoder_crashed", images=len(jobs))
         self._on_crash()
         if len(jobs) == 1 and jobs[0].suspect:
@@ -166,10 +185,13 @@ class Decoder:
             for job in jobs:
                 job.suspect = True
             self._suspects += jobs
-        if channel.ready.result():
-            self._replace(channel)
-        else:
-            self._loop.call_later(RETRY_SECONDS, self._replace, channel)
+        self._replace(channel)
+
+    def _watch(self) -> None:
+        if not self._closed:
+            for channel in self._channels:
+                channel.kill_if_stuck(self._stuck_seconds)
+            self._loop.call_later(self._stuck_seconds / 4, self._watch)
 
     def _replace(self, channel: Channel) -> None:
         if self._closed:

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ COLOURS = ["red", "lime", "blue"]
 PHOTOS = [solid(colour) for colour in COLOURS]
 
 
+@cache
 def slow() -> bytes:
     """An image that takes a second or so."""
     buffer = io.BytesIO()
@@ -53,6 +55,12 @@ async def decoded(decoder: Decoder, *images: bytes) -> np.ndarray[Any, Any]:
     rows = np.zeros((len(images), *SPEC.shape), np.uint8)
     await asyncio.wait_for(decoder.decode(list(enumerate(images)), SPEC, rows, line="a"), PATIENCE)
     return rows
+
+
+async def handed_over(decoder: Decoder) -> None:
+    """Wait until a process has something in hand."""
+    while not decoder.in_hand:
+        await asyncio.sleep(0.001)
 
 
 def run(scene: Callable[[], Awaitable[None]]) -> None:
@@ -96,7 +104,7 @@ def test_a_process_that_rests_gets_its_messages_later() -> None:
             (first,) = processes() - others
             os.kill(first, signal.SIGSTOP)
             waiting = [asyncio.create_task(decoded(decoder, PHOTOS[0])) for _ in range(3 * WINDOW)]
-            await asyncio.sleep(0)
+            await handed_over(decoder)
             os.kill(first, signal.SIGCONT)
             assert len(await asyncio.gather(*waiting)) == 3 * WINDOW
 
@@ -110,7 +118,7 @@ def test_an_image_survives_the_process_that_has_it_in_hand() -> None:
             (first,) = processes() - others
             os.kill(first, signal.SIGSTOP)
             waiting = [asyncio.create_task(decoded(decoder, one)) for one in PHOTOS]
-            await asyncio.sleep(0)
+            await handed_over(decoder)
             os.kill(first, signal.SIGKILL)
             rows = await asyncio.gather(*waiting)
             assert [row.argmax() for row in np.concatenate(rows)[:, 0, 0]] == [0, 1, 2]
@@ -127,7 +135,7 @@ def test_images_of_one_that_ended_get_their_turn_beside_others() -> None:
             os.kill(first, signal.SIGSTOP)
             os.kill(second, signal.SIGSTOP)
             waiting = [asyncio.create_task(decoded(decoder, one)) for one in PHOTOS * WINDOW]
-            await asyncio.sleep(0)
+            await handed_over(decoder)
             os.kill(first, signal.SIGKILL)
             os.kill(second, signal.SIGCONT)
             rows = np.concatenate(await asyncio.gather(*waiting))
@@ -142,14 +150,42 @@ def test_an_image_on_which_every_process_ends_is_refused() -> None:
         async with a_decoder(processes=1) as decoder:
             (first,) = processes() - others
             guilty = asyncio.create_task(decoded(decoder, slow()))
-            await asyncio.sleep(0)
+            await handed_over(decoder)
             os.kill(first, signal.SIGKILL)
             while not (second := processes() - others - {first}):
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.001)
+            await handed_over(decoder)
             os.kill(second.pop(), signal.SIGKILL)
             with pytest.raises(InvalidRequest, match=r"images\[0\]: the decoder crashes on it"):
                 await guilty
             assert len(await decoded(decoder, *PHOTOS)) == 3
+
+    run(scene)
+
+
+def test_a_process_that_hangs_is_replaced() -> None:
+    async def scene() -> None:
+        others = processes()
+        async with a_decoder(processes=1, stuck_seconds=0.5) as decoder:
+            (first,) = processes() - others
+            os.kill(first, signal.SIGSTOP)
+            assert len(await decoded(decoder, *PHOTOS)) == 3
+            assert first not in processes()
+
+    run(scene)
+
+
+def test_slow_images_of_one_caller_leave_a_process_to_the_others() -> None:
+    async def scene() -> None:
+        async with a_decoder(processes=2) as decoder:
+            flood = [asyncio.create_task(decoded(decoder, slow()))]
+            await flood[0]  # by which the processes learn how long these take
+            flood += [asyncio.create_task(decoded(decoder, slow())) for _ in range(4)]
+            await handed_over(decoder)
+            row = np.zeros((1, *SPEC.shape), np.uint8)
+            await decoder.decode([(0, PHOTOS[0])], SPEC, row, line="b")
+            assert sum(not one.done() for one in flood) >= 2
+            await asyncio.gather(*flood)
 
     run(scene)
 
@@ -170,8 +206,8 @@ def test_the_end_of_the_fork_server_is_no_end() -> None:
 def test_who_waits_when_it_is_closed_is_told() -> None:
     async def scene() -> None:
         async with a_decoder(processes=1) as decoder:
-            waiting = [asyncio.create_task(decoded(decoder, slow())) for _ in range(2)]
-            await asyncio.sleep(0)
+            waiting = [asyncio.create_task(decoded(decoder, slow())) for _ in range(2 * WINDOW)]
+            await handed_over(decoder)
         for one in waiting:
             with pytest.raises(NotServing):
                 await one
