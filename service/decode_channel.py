@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import mmap
 import os
 import signal
 import socket
@@ -163,6 +164,14 @@ class Channel:
     def in_hand(self) -> int:
         """How many jobs it has."""
         return len(self._jobs)
+
+    def resident_bytes(self) -> int:
+        """Memory that the process holds, what it shares with others included."""
+        try:
+            with open(f"/proc/{self._pid}/statm") as file:
+                return int(file.read().split()[1]) * mmap.PAGESIZE
+        except OSError:  # it has ended, or not yet begun
+            return 0
 
     @property
     def has_room(self) -> bool:

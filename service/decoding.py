@@ -18,6 +18,7 @@ from convoy.imaging import InputSpec, Limits
 from service.decode_channel import Channel, Job, Pace, Request
 from service.errors import InvalidRequest, NotServing, StartupError
 from service.lines import Lines
+from service.metrics import Metrics
 from service.worker import Worker
 
 Encoded = tuple[int, bytes]
@@ -39,15 +40,15 @@ class Decoder:
     def __init__(
         self,
         limits: Limits,
+        metrics: Metrics,
         *,
         processes: int,
-        on_crash: Callable[[], None] = lambda: None,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
         self._processes = processes
-        self._on_crash = on_crash
+        self._metrics = metrics
         self._stuck_seconds = stuck_seconds
         self._pace = Pace()
         self._lines: Lines[Job] = Lines()
@@ -56,11 +57,16 @@ class Decoder:
         # What fills rows from numbers is Python, of which one thread runs at a time.
         self._filler = Worker("fill")
         self._channels: list[Channel] = []
+        metrics.decoder_memory = self.resident_bytes
 
     @property
     def in_hand(self) -> int:
         """Images that processes have got and not answered."""
         return sum(channel.in_hand for channel in self._channels)
+
+    def resident_bytes(self) -> int:
+        """Memory that the processes hold."""
+        return sum(channel.resident_bytes() for channel in tuple(self._channels))
 
     def start(self) -> None:
         """Start the processes. Raises: StartupError."""
@@ -159,6 +165,7 @@ class Decoder:
     def _on_results(self, times: list[tuple[str, float]]) -> None:
         for line, seconds in times:
             self._lines.charge(line, seconds)
+            self._metrics.decoder_seconds += seconds
         self._feed()
 
     def _on_end(self, channel: Channel, jobs: list[Job]) -> None:
@@ -174,7 +181,7 @@ class Decoder:
             self._loop.call_later(RETRY_SECONDS, self._replace, channel)
             return
         log.error("decoder_crashed", images=len(jobs))
-        self._on_crash()
+        self._metrics.decoder_crashes += 1
         if len(jobs) == 1 and jobs[0].suspect:
             (job,) = jobs
             if not job.request.result.done():

@@ -155,6 +155,10 @@ class Metrics:
         self.device_fallback = False
         self.in_flight = 0
         self.decoder_crashes = 0
+        self.decoder_seconds = 0.0
+        """Processor time of the processes that decode images."""
+        self.decoder_memory: Callable[[], int] = lambda: 0
+        """Bytes of memory that they hold."""
         self.rejected = dict.fromkeys(REJECT_REASONS, 0)
         self.failed = dict.fromkeys(FAIL_REASONS, 0)
         self.loads_failed: defaultdict[str, int] = defaultdict(int)
@@ -214,6 +218,12 @@ class Metrics:
         ))  # fmt: skip
         yield _counter("convoy_decoder_crashes", "Decoding processes that ended by themselves.",
             (), (((), self.decoder_crashes),),
+        )  # fmt: skip
+        yield _counter("convoy_decoder_cpu_seconds", "Processor time of the decoding processes.",
+            (), (((), self.decoder_seconds),),
+        )  # fmt: skip
+        yield _gauge("convoy_decoder_resident_memory_bytes", "Memory of the decoding processes.",
+            self.decoder_memory(),
         )  # fmt: skip
 
         yield from self._collect_repository()

@@ -86,9 +86,7 @@ class Server:
             self._http.close()
             raise
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
-        self._decoder = Decoder(
-            limits, processes=settings.decode_processes, on_crash=self._count_crash
-        )
+        self._decoder = Decoder(limits, self.metrics, processes=settings.decode_processes)
         most = settings.response_cache_bytes
         self._store = Store(most) if most else None
         if self._store is not None:
@@ -202,9 +200,6 @@ class Server:
                 log.error("model_hangs", model=model.manifest.name, timeout_seconds=limit)
                 self.hung.set()
                 await model.close()
-
-    def _count_crash(self) -> None:
-        self.metrics.decoder_crashes += 1
 
     async def _load(self) -> Keeper:
         device = select_device(self.settings.device)

@@ -19,6 +19,7 @@ from convoy.imaging import DEFAULT_LIMITS, InputSpec, Limits, decode
 from service.decode_channel import WINDOW
 from service.decoding import Decoder
 from service.errors import InvalidRequest, NotServing
+from service.metrics import Metrics
 from tests.bundles import solid
 from tests.servers import PATIENCE, children
 
@@ -42,7 +43,7 @@ def processes() -> set[int]:
 
 @asynccontextmanager
 async def a_decoder(limits: Limits = DEFAULT_LIMITS, **options: Any) -> AsyncIterator[Decoder]:
-    decoder = Decoder(limits, **{"processes": 2, **options})
+    decoder = Decoder(limits, **{"metrics": Metrics(), "processes": 2, **options})
     decoder.start()
     try:
         await decoder.ready()
@@ -88,6 +89,17 @@ def test_an_image_that_is_none_fails_its_request_alone() -> None:
     run(scene)
 
 
+def test_what_the_processes_cost_is_counted() -> None:
+    async def scene() -> None:
+        metrics = Metrics()
+        async with a_decoder(metrics=metrics) as decoder:
+            await decoded(decoder, *PHOTOS)
+            assert metrics.decoder_seconds > 0
+            assert metrics.decoder_memory() > 2 * 2**20
+
+    run(scene)
+
+
 def test_the_limits_hold() -> None:
     async def scene() -> None:
         async with a_decoder(Limits(max_pixels=1)) as decoder:
@@ -113,8 +125,8 @@ def test_a_process_that_rests_gets_its_messages_later() -> None:
 
 def test_an_image_survives_the_process_that_has_it_in_hand() -> None:
     async def scene() -> None:
-        others, crashes = processes(), []
-        async with a_decoder(processes=1, on_crash=lambda: crashes.append(1)) as decoder:
+        others, metrics = processes(), Metrics()
+        async with a_decoder(processes=1, metrics=metrics) as decoder:
             (first,) = processes() - others
             os.kill(first, signal.SIGSTOP)
             waiting = [asyncio.create_task(decoded(decoder, one)) for one in PHOTOS]
@@ -122,7 +134,7 @@ def test_an_image_survives_the_process_that_has_it_in_hand() -> None:
             os.kill(first, signal.SIGKILL)
             rows = await asyncio.gather(*waiting)
             assert [row.argmax() for row in np.concatenate(rows)[:, 0, 0]] == [0, 1, 2]
-            assert crashes == [1]
+            assert metrics.decoder_crashes == 1
 
     run(scene)
 
