@@ -41,7 +41,8 @@ _TRANSPOSE = {
 }
 
 Encoded = bytes | bytearray | memoryview
-Side = Annotated[int, Field(ge=1, le=8192)]
+MAX_SIDE = 8192
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
 class InputSpec(BaseModel):

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import mmap
 import os
 import signal
 import socket
 import struct
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock
 from time import monotonic
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from convoy.imaging import InputSpec, Limits
+from convoy.imaging import MAX_SIDE, InputSpec, Limits
 from service import decode_process as protocol
 from service.arena import Arena
 from service.errors import InvalidRequest, StartupError
-
-# The variable that names the Python to start, where the process itself is another program.
-PYTHON = "_CONVOY_PYTHON"
+from service.fork_server import FORK_SERVER
 
 # A process has so many images in hand that it need not wait for the next ones, but no more than it
 # decodes in so many seconds at the pace of late, or of so many bytes: others would wait for them.
@@ -34,8 +29,7 @@ WINDOW, WINDOW_SECONDS, WINDOW_BYTES = 12, 0.01, 2**19
 FIRST_PACE = 0.0005
 # The pace follows a slow image at once, and fast ones by this much each.
 PACE_GAIN = 0.1
-# Of pixels, by what an InputSpec allows.
-LARGEST_OUTPUT = 8192 * 8192 * 3
+LARGEST_OUTPUT = 3 * MAX_SIDE**2
 
 log = structlog.get_logger()
 
@@ -66,18 +60,20 @@ class Job:
 
     def settle(self, outcome: int, pixels: NDArray[np.uint8], text: str) -> None:
         """Take what became of it."""
-        request = self.request
-        if request.result.done():
-            return
-        if outcome == protocol.DECODED:
+        if outcome == protocol.REFUSED:
+            self.fail(InvalidRequest(f"{self.name}: {text}"))
+        elif outcome == protocol.FAILED:
+            self.fail(RuntimeError(f"decoding {self.name}: {text}"))
+        elif not self.request.result.done():
             self.out[...] = pixels.reshape(self.spec.shape)
-            request.left -= 1
-            if not request.left:
-                request.result.set_result(None)
-        elif outcome == protocol.REFUSED:
-            request.result.set_exception(InvalidRequest(f"{self.name}: {text}"))
-        else:
-            request.result.set_exception(RuntimeError(f"decoding {self.name}: {text}"))
+            self.request.left -= 1
+            if not self.request.left:
+                self.request.result.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """Fail its request, unless that is over already."""
+        if not self.request.result.done():
+            self.request.result.set_exception(error)
 
 
 @dataclass(slots=True)
@@ -154,11 +150,6 @@ class Channel:
     def closed(self) -> bool:
         """Whether it is of no use any more."""
         return self._socket.fileno() < 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether it has nothing in hand."""
-        return not self._jobs
 
     @property
     def in_hand(self) -> int:
@@ -275,58 +266,3 @@ class Channel:
             self._pace.note(seconds)
             times.append((job.line, seconds))
         return times
-
-
-class ForkServer:
-    """The process that forks the others; started when it is needed first, for any thread."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._orders: socket.socket | None = None
-        self._pid = 0
-
-    def fork(self, limits: Limits, channel: int, memory: int) -> None:
-        """Start a process with this socket and this memory, both file descriptors.
-
-        Whether it has started, the socket tells. Raises: OSError.
-        """
-        order = protocol.FORK.pack(limits.max_bytes, limits.max_pixels)
-        with self._lock:
-            if self._orders is not None:
-                with suppress(OSError):  # it has ended
-                    socket.send_fds(self._orders, [order], [channel, memory])
-                    return
-                self.close()
-            self._orders = self._start()
-            with suppress(OSError):  # it has ended already
-                socket.send_fds(self._orders, [order], [channel, memory])
-
-    def close(self) -> None:
-        """Let it end."""
-        if self._orders is not None:
-            self._orders.close()
-            self._orders = None
-            with suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
-
-    def _start(self) -> socket.socket:
-        python = os.environ.get(PYTHON, sys.executable)
-        # One image at a time is decoded, without linear algebra.
-        environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                self._pid = os.posix_spawn(
-                    python,
-                    [python, "-P", "-m", protocol.__name__],
-                    {**os.environ, **environment},
-                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
-                )
-            except OSError:
-                ours.close()
-                raise
-        return ours
-
-
-FORK_SERVER = ForkServer()
-atexit.register(FORK_SERVER.close)

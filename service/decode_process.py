@@ -92,8 +92,7 @@ def _work(channel: socket.socket, memory: mmap.mmap, limits: Limits) -> None:
         try:
             message = channel.recv(MESSAGE_BYTES, socket.MSG_DONTWAIT if results else 0)
         except BlockingIOError:
-            channel.send(b"".join(results))
-            results.clear()
+            _send(channel, results)
             continue
         if not message:
             return
@@ -106,8 +105,12 @@ def _work(channel: socket.socket, memory: mmap.mmap, limits: Limits) -> None:
             due = due if results else monotonic() + TOGETHER_SECONDS
             results.append(RESULT.pack(number, outcome, thread_time() - start, len(text)) + text)
             if len(results) == TOGETHER or monotonic() > due:
-                channel.send(b"".join(results))
-                results.clear()
+                _send(channel, results)
+
+
+def _send(channel: socket.socket, results: list[bytes]) -> None:
+    channel.send(b"".join(results))
+    results.clear()
 
 
 def _decode(

@@ -128,15 +128,14 @@ class Decoder:
         for channel in self._channels:
             jobs += channel.close()
         for job in jobs:
-            if not job.request.result.done():
-                job.request.result.set_exception(NotServing("the service is stopping"))
+            job.fail(NotServing("the service is stopping"))
 
     def _open(self) -> Channel:
         return Channel(self._limits, self._pace, self._on_results, self._on_end)
 
     def _feed(self) -> None:
         while channel := self._freest():
-            job = self._suspects.popleft() if self._suspects and channel.idle else self._next()
+            job = self._next(channel)
             if job is None:
                 break
             if job.request.result.done():
@@ -144,7 +143,7 @@ class Decoder:
             try:
                 channel.add(job)
             except Exception as error:  # it is not to become the failure of whoever feeds
-                job.request.result.set_exception(error)
+                job.fail(error)
         for channel in self._channels:
             channel.flush()
 
@@ -152,14 +151,17 @@ class Decoder:
         """The one that is to get the next job; none has room where it is None."""
         free = [channel for channel in self._channels if channel.has_room]
         least = min(free, key=lambda channel: channel.in_hand, default=None)
-        if least is None or least.idle or not self._suspects:
+        if least is None or not least.in_hand or not self._suspects:
             return least
         # It is left to get idle, for them.
         free.remove(least)
         return min(free, key=lambda channel: channel.in_hand, default=None)
 
-    def _next(self) -> Job | None:
-        taken = self._lines.poll()
+    def _next(self, channel: Channel) -> Job | None:
+        """What the channel is to get, if there is anything."""
+        if self._suspects and not channel.in_hand:
+            return self._suspects.popleft()
+        taken = self._lines.take(wait=False)
         return taken[1] if taken else None
 
     def _on_results(self, times: list[tuple[str, float]]) -> None:
@@ -184,10 +186,7 @@ class Decoder:
         self._metrics.decoder_crashes += 1
         if len(jobs) == 1 and jobs[0].suspect:
             (job,) = jobs
-            if not job.request.result.done():
-                job.request.result.set_exception(
-                    InvalidRequest(f"{job.name}: the decoder crashes on it")
-                )
+            job.fail(InvalidRequest(f"{job.name}: the decoder crashes on it"))
         else:
             for job in jobs:
                 job.suspect = True

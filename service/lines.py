@@ -43,29 +43,21 @@ class Lines(Generic[T]):
             heappush(self._waiting[line], (level, next(self._numbers), job))
         self._present.put(None)
 
-    def take(self) -> tuple[str, T] | None:
+    def take(self, *, wait: bool = True) -> tuple[str, T] | None:
         """Wait for a job; returns it with the name of its line, which is to be charged.
 
-        None where the lines are closed.
+        None where the lines are closed, and where there is no job now and it is not to `wait`.
         """
         while True:
-            self._present.get()
+            try:
+                self._present.get(wait)
+            except Empty:
+                return None
             with self._lock:
                 if self._closed:
                     self._present.put(None)  # for the next thread
                     return None
                 if self._waiting:  # else what was present has been discarded
-                    return self._next()
-
-    def poll(self) -> tuple[str, T] | None:
-        """As `take`, but None where there is no job now."""
-        while True:
-            try:
-                self._present.get_nowait()
-            except Empty:
-                return None
-            with self._lock:
-                if self._waiting:
                     return self._next()
 
     def discard(self, line: str, unwanted: Callable[[T], bool]) -> None:

@@ -72,9 +72,7 @@ class Running:
 
     def decoders(self) -> set[int]:
         """The processes that decode images."""
-        return {
-            one for fork_server in children(self.serving_process()) for one in children(fork_server)
-        }
+        return decoders(self.serving_process())
 
     def wait_for_metric(self, value: float, name: str, **labels: str) -> None:
         """Block until a metric has this value."""
@@ -95,6 +93,11 @@ def children(pid: int) -> list[int]:
         with suppress(OSError):  # it has ended meanwhile
             found += map(int, (task / "children").read_text().split())
     return found
+
+
+def decoders(pid: int) -> set[int]:
+    """The processes that decode images for the service in a process."""
+    return {decoder for fork_server in children(pid) for decoder in children(fork_server)}
 
 
 def _name(pid: int) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 from convoy.v1 import image_classifier_pb2 as pb
-from service.decode_channel import PYTHON
 from service.errors import UsageError
+from service.fork_server import PYTHON
 from service.fronts.limits import MAX_CALLS
 from service.names import SERVICE
 from service.settings import Settings

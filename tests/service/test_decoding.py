@@ -21,7 +21,7 @@ from service.decoding import Decoder
 from service.errors import InvalidRequest, NotServing
 from service.metrics import Metrics
 from tests.bundles import solid
-from tests.servers import PATIENCE, children
+from tests.servers import PATIENCE, children, decoders
 
 SPEC = InputSpec(height=8, width=8, channels=3)
 COLOURS = ["red", "lime", "blue"]
@@ -36,11 +36,6 @@ def slow() -> bytes:
     return buffer.getvalue()
 
 
-def processes() -> set[int]:
-    """All processes that decode for this one."""
-    return {one for child in children(os.getpid()) for one in children(child)}
-
-
 @asynccontextmanager
 async def a_decoder(limits: Limits = DEFAULT_LIMITS, **options: Any) -> AsyncIterator[Decoder]:
     decoder = Decoder(limits, **{"metrics": Metrics(), "processes": 2, **options})
@@ -50,6 +45,15 @@ async def a_decoder(limits: Limits = DEFAULT_LIMITS, **options: Any) -> AsyncIte
         yield decoder
     finally:
         decoder.close()
+
+
+@asynccontextmanager
+async def one_process(**options: Any) -> AsyncIterator[tuple[Decoder, int]]:
+    """A decoder of one process, and the number of that."""
+    others = decoders(os.getpid())
+    async with a_decoder(processes=1, **options) as decoder:
+        (number,) = decoders(os.getpid()) - others
+        yield decoder, number
 
 
 async def decoded(decoder: Decoder, *images: bytes) -> np.ndarray[Any, Any]:
@@ -111,9 +115,7 @@ def test_the_limits_hold() -> None:
 
 def test_a_process_that_rests_gets_its_messages_later() -> None:
     async def scene() -> None:
-        others = processes()
-        async with a_decoder(processes=1) as decoder:
-            (first,) = processes() - others
+        async with one_process() as (decoder, first):
             os.kill(first, signal.SIGSTOP)
             waiting = [asyncio.create_task(decoded(decoder, PHOTOS[0])) for _ in range(3 * WINDOW)]
             await handed_over(decoder)
@@ -125,9 +127,8 @@ def test_a_process_that_rests_gets_its_messages_later() -> None:
 
 def test_an_image_survives_the_process_that_has_it_in_hand() -> None:
     async def scene() -> None:
-        others, metrics = processes(), Metrics()
-        async with a_decoder(processes=1, metrics=metrics) as decoder:
-            (first,) = processes() - others
+        metrics = Metrics()
+        async with one_process(metrics=metrics) as (decoder, first):
             os.kill(first, signal.SIGSTOP)
             waiting = [asyncio.create_task(decoded(decoder, one)) for one in PHOTOS]
             await handed_over(decoder)
@@ -141,9 +142,9 @@ def test_an_image_survives_the_process_that_has_it_in_hand() -> None:
 
 def test_images_of_one_that_ended_get_their_turn_beside_others() -> None:
     async def scene() -> None:
-        others = processes()
+        others = decoders(os.getpid())
         async with a_decoder(processes=2) as decoder:
-            first, second = processes() - others
+            first, second = decoders(os.getpid()) - others
             os.kill(first, signal.SIGSTOP)
             os.kill(second, signal.SIGSTOP)
             waiting = [asyncio.create_task(decoded(decoder, one)) for one in PHOTOS * WINDOW]
@@ -158,13 +159,12 @@ def test_images_of_one_that_ended_get_their_turn_beside_others() -> None:
 
 def test_an_image_on_which_every_process_ends_is_refused() -> None:
     async def scene() -> None:
-        others = processes()
-        async with a_decoder(processes=1) as decoder:
-            (first,) = processes() - others
+        async with one_process() as (decoder, first):
+            others = decoders(os.getpid()) - {first}
             guilty = asyncio.create_task(decoded(decoder, slow()))
             await handed_over(decoder)
             os.kill(first, signal.SIGKILL)
-            while not (second := processes() - others - {first}):
+            while not (second := decoders(os.getpid()) - others - {first}):
                 await asyncio.sleep(0.001)
             await handed_over(decoder)
             os.kill(second.pop(), signal.SIGKILL)
@@ -177,12 +177,10 @@ def test_an_image_on_which_every_process_ends_is_refused() -> None:
 
 def test_a_process_that_hangs_is_replaced() -> None:
     async def scene() -> None:
-        others = processes()
-        async with a_decoder(processes=1, stuck_seconds=0.5) as decoder:
-            (first,) = processes() - others
+        async with one_process(stuck_seconds=0.5) as (decoder, first):
             os.kill(first, signal.SIGSTOP)
             assert len(await decoded(decoder, *PHOTOS)) == 3
-            assert first not in processes()
+            assert first not in decoders(os.getpid())
 
     run(scene)
 
@@ -204,9 +202,7 @@ def test_slow_images_of_one_caller_leave_a_process_to_the_others() -> None:
 
 def test_the_end_of_the_fork_server_is_no_end() -> None:
     async def scene() -> None:
-        others = processes()
-        async with a_decoder(processes=1) as decoder:
-            (first,) = processes() - others
+        async with one_process() as (decoder, first):
             (fork_server,) = [one for one in children(os.getpid()) if first in children(one)]
             os.kill(fork_server, signal.SIGKILL)
             os.kill(first, signal.SIGKILL)
@@ -231,10 +227,10 @@ def test_who_waits_when_it_is_closed_is_told() -> None:
 
 def test_processes_end_with_their_decoder() -> None:
     async def scene() -> None:
-        others = processes()
+        others = decoders(os.getpid())
         async with a_decoder():
-            assert len(processes() - others) == 2
-        while processes() - others:
+            assert len(decoders(os.getpid()) - others) == 2
+        while decoders(os.getpid()) - others:
             await asyncio.sleep(0.01)
 
     run(scene)

@@ -96,11 +96,11 @@ def test_what_is_discarded_is_not_taken() -> None:
     assert taken(lines) == ("b", 7)
 
 
-def test_poll_does_not_wait() -> None:
+def test_who_does_not_wait_takes_what_is_there() -> None:
     lines: Lines[int] = Lines()
-    assert lines.poll() is None
+    assert lines.take(wait=False) is None
     lines.put("a", 1)
     lines.put("a", 2)
     lines.discard("a", lambda job: job == 1)
-    assert lines.poll() == ("a", 2)
-    assert lines.poll() is None
+    assert lines.take(wait=False) == ("a", 2)
+    assert lines.take(wait=False) is None
