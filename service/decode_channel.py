@@ -22,10 +22,13 @@ from service import decode_process as protocol
 from service.arena import Arena
 from service.errors import InvalidRequest, StartupError
 from service.fork_server import FORK_SERVER
+from service.shares import Shares
 
 # A process has so many images in hand that it need not wait for the next ones, but no more than it
 # decodes in so many seconds at the pace of late, or of so many bytes: others would wait for them.
 WINDOW, WINDOW_SECONDS, WINDOW_BYTES = 12, 0.01, 2**19
+# The same where there are others.
+DIVIDED_WINDOW_SECONDS = 0.002
 FIRST_PACE = 0.0005
 # The pace follows a slow image at once, and fast ones by this much each.
 PACE_GAIN = 0.1
@@ -78,13 +81,20 @@ class Job:
 
 @dataclass(slots=True)
 class Pace:
-    """Seconds of processor time that an image takes, by the slower ones of late."""
+    """How fast images are decoded, and so how many of them a process should have in hand."""
 
+    shares: Shares
     seconds: float = FIRST_PACE
+    """Of processor time that an image takes, by the slower ones of late."""
 
     def note(self, seconds: float) -> None:
         """Take into account what one took."""
         self.seconds = max(seconds, self.seconds + PACE_GAIN * (seconds - self.seconds))
+
+    def allows(self, count: int) -> bool:
+        """Whether a process may have so many images in hand."""
+        window = DIVIDED_WINDOW_SECONDS if self.shares.divided else WINDOW_SECONDS
+        return count * self.seconds < window
 
 
 class Channel:
@@ -119,7 +129,8 @@ class Channel:
         """Whether the one that it has in hand is a suspect."""
         self._bytes = 0
         """Of the files and pixels in hand."""
-        self._pid = 0
+        self.pid = 0
+        """Of the process; 0 until it has started."""
         self._moved = monotonic()
         """When it last answered, or got something while it had nothing in hand."""
         try:
@@ -159,7 +170,7 @@ class Channel:
     def resident_bytes(self) -> int:
         """Memory that the process holds, what it shares with others included."""
         try:
-            with open(f"/proc/{self._pid}/statm") as file:
+            with open(f"/proc/{self.pid}/statm") as file:
                 return int(file.read().split()[1]) * mmap.PAGESIZE
         except OSError:  # it has ended, or not yet begun
             return 0
@@ -171,16 +182,14 @@ class Channel:
             return False
         count = len(self._jobs)
         return not count or (
-            count < WINDOW
-            and (count + 1) * self._pace.seconds < WINDOW_SECONDS
-            and self._bytes < WINDOW_BYTES
+            count < WINDOW and self._pace.allows(count + 1) and self._bytes < WINDOW_BYTES
         )
 
     def kill_if_stuck(self, seconds: float) -> None:
         """Kill a process that has done nothing for so long, though it could."""
         if self._jobs and monotonic() - self._moved > seconds:
             with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
 
     def add(self, job: Job) -> None:
         """Hand a job over with the next `flush`; a suspect gets no company."""
@@ -238,7 +247,7 @@ class Channel:
                     self.ready.set_result(False)
                 self._on_end(self, self.close())
             elif not self.ready.done():
-                (self._pid,) = protocol.STARTED.unpack(message)
+                (self.pid,) = protocol.STARTED.unpack(message)
                 self.ready.set_result(True)
                 self._on_results([])
             else:

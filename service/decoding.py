@@ -19,12 +19,15 @@ from service.decode_channel import Channel, Job, Pace, Request
 from service.errors import InvalidRequest, NotServing, StartupError
 from service.lines import Lines
 from service.metrics import Metrics
+from service.shares import Shares
 from service.worker import Worker
 
 Encoded = tuple[int, bytes]
 
 # Before another attempt at a process that did not start.
 RETRY_SECONDS = 1.0
+# Between two looks whether a model must still wait for another.
+LOOK_SECONDS = 0.1
 # Without any result: no image within the limits takes as long.
 STUCK_SECONDS = 60.0
 
@@ -41,6 +44,7 @@ class Decoder:
         self,
         limits: Limits,
         metrics: Metrics,
+        shares: Shares,
         *,
         processes: int,
         stuck_seconds: float = STUCK_SECONDS,
@@ -49,8 +53,11 @@ class Decoder:
         self._limits = limits
         self._processes = processes
         self._metrics = metrics
+        self._shares = shares
+        shares.on_change = self._go_on
+        self._again: asyncio.TimerHandle | None = None
         self._stuck_seconds = stuck_seconds
-        self._pace = Pace()
+        self._pace = Pace(shares)
         self._lines: Lines[Job] = Lines()
         self._suspects: deque[Job] = deque()
         self._started = self._closed = False
@@ -63,6 +70,11 @@ class Decoder:
     def in_hand(self) -> int:
         """Images that processes have got and not answered."""
         return sum(channel.in_hand for channel in self._channels)
+
+    @property
+    def pids(self) -> list[int]:
+        """Those of the processes."""
+        return [one.pid for one in self._channels if one.pid and not one.closed]
 
     def resident_bytes(self) -> int:
         """Memory that the processes hold."""
@@ -93,7 +105,8 @@ class Decoder:
     ) -> None:
         """Decode pairs of row and bytes into `out` [N, H, W, C]; `field` is what errors name.
 
-        The processes divide their time between the lines that wait; in a line, level 1 goes first.
+        The processes divide their time between the lines that wait, except those that must let
+        another go first, as `Shares` tells; in a line, level 1 goes first.
         Where this is cancelled or an image is bad, they get no other image of it.
 
         Raises: InvalidRequest naming the image, NotServing.
@@ -147,6 +160,11 @@ class Decoder:
         for channel in self._channels:
             channel.flush()
 
+    def _go_on(self) -> None:
+        """Feed soon, where anything waits."""
+        if self._lines.waiting:
+            self._loop.call_soon(self._feed)
+
     def _freest(self) -> Channel | None:
         """The one that is to get the next job; none has room where it is None."""
         free = [channel for channel in self._channels if channel.has_room]
@@ -161,12 +179,19 @@ class Decoder:
         """What the channel is to get, if there is anything."""
         if self._suspects and not channel.in_hand:
             return self._suspects.popleft()
-        taken = self._lines.take(wait=False)
-        return taken[1] if taken else None
+        taken = self._lines.take(wait=False, must_wait=self._shares.must_wait)
+        if taken:
+            return taken[1]
+        if self._lines.waiting:  # for another model: not for ever, if that hangs
+            if self._again:
+                self._again.cancel()
+            self._again = self._loop.call_later(LOOK_SECONDS, self._go_on)
+        return None
 
     def _on_results(self, times: list[tuple[str, float]]) -> None:
         for line, seconds in times:
             self._lines.charge(line, seconds)
+            self._shares.charge(line, seconds)
             self._metrics.decoder_seconds += seconds
         self._feed()
 

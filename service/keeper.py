@@ -24,6 +24,7 @@ from service.opening import open_model
 from service.repository import Absent, Entry, Repository, State
 from service.served import ServedModel
 from service.settings import Settings
+from service.shares import Shares
 
 log = structlog.get_logger()
 
@@ -70,13 +71,19 @@ class Keeper:
     """
 
     def __init__(
-        self, settings: Settings, device: Device, metrics: Metrics, store: Store | None = None
+        self,
+        settings: Settings,
+        device: Device,
+        metrics: Metrics,
+        shares: Shares,
+        store: Store | None = None,
     ) -> None:
         self.repository = Repository(settings.default_model)
         self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._device = device
         self._metrics = metrics
+        self._shares = shares
         self._store = store
         self.lock = asyncio.Lock()
         """Held while something changes."""
@@ -382,7 +389,13 @@ class Keeper:
         )
         counted.load_seconds = monotonic() - begin
         return ServedModel(
-            bundle, slots, settings, counted, background=background, store=self._store
+            bundle,
+            slots,
+            settings,
+            counted,
+            self._shares,
+            background=background,
+            store=self._store,
         )
 
     def _let_go(self, models: Iterable[ServedModel]) -> None:

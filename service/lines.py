@@ -43,10 +43,13 @@ class Lines(Generic[T]):
             heappush(self._waiting[line], (level, next(self._numbers), job))
         self._present.put(None)
 
-    def take(self, *, wait: bool = True) -> tuple[str, T] | None:
+    def take(
+        self, *, wait: bool = True, must_wait: Callable[[str], bool] = lambda line: False
+    ) -> tuple[str, T] | None:
         """Wait for a job; returns it with the name of its line, which is to be charged.
 
-        None where the lines are closed, and where there is no job now and it is not to `wait`.
+        None where the lines are closed, where there is no job now and it is not to `wait`, and
+        where each line with a job must wait.
         """
         while True:
             try:
@@ -58,7 +61,11 @@ class Lines(Generic[T]):
                     self._present.put(None)  # for the next thread
                     return None
                 if self._waiting:  # else what was present has been discarded
-                    return self._next()
+                    lines = [line for line in self._waiting if not must_wait(line)]
+                    if lines:
+                        return self._next(lines)
+                    self._present.put(None)
+                    return None
 
     def discard(self, line: str, unwanted: Callable[[T], bool]) -> None:
         """Remove jobs from a line."""
@@ -82,9 +89,17 @@ class Lines(Generic[T]):
         self._present.put(None)
         return rest
 
-    def _next(self) -> tuple[str, T]:
-        line = min(self._waiting, key=self._charged.__getitem__)
-        self._served = self._charged[line]
+    @property
+    def waiting(self) -> bool:
+        """Whether there are jobs."""
+        return bool(self._waiting)
+
+    def _next(self, lines: list[str]) -> tuple[str, T]:
+        line = min(lines, key=self._charged.__getitem__)
+        self._served = max(self._served, self._charged[line])
+        if len(lines) < len(self._waiting):  # those that must wait save nothing up
+            for other in self._waiting.keys() - set(lines):
+                self._charged[other] = max(self._charged[other], self._served)
         jobs = self._waiting[line]
         _, _, job = heappop(jobs)
         if not jobs:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 
 import numpy as np
@@ -14,12 +15,14 @@ from convoy.bundle import Bundle
 from service.admission import Admission
 from service.batching import Batcher, Item
 from service.cache import Answers, Store
+from service.devices import CPU
 from service.drift import watch
 from service.errors import ModelFailure, OutOfMemory
 from service.loading import batch_limit
 from service.metrics import ModelMetrics
 from service.session import Rows, Scores, Session
 from service.settings import Settings
+from service.shares import Shares
 from service.worker import Worker
 
 log = structlog.get_logger()
@@ -33,6 +36,7 @@ class Slot:
         """When the present batch began to compute; infinity where there is none."""
         self._session = session
         self._worker = worker
+        self._told = worker.seconds
 
     async def run(self, batch: list[Rows], classes: int) -> list[Scores | Exception]:
         """`run_rows` in the thread."""
@@ -41,6 +45,11 @@ class Slot:
             return await self._worker.run(run_rows, self._session, batch, classes)
         finally:
             self.began = math.inf
+
+    def spent(self) -> float:
+        """Seconds of processor time that the thread has spent since this was asked last."""
+        told, self._told = self._told, self._worker.seconds
+        return self._told - told
 
     def close(self) -> None:
         """Let the thread end."""
@@ -79,6 +88,7 @@ class ServedModel:
         slots: list[Slot],
         settings: Settings,
         metrics: ModelMetrics,
+        shares: Shares,
         *,
         background: bool = False,
         store: Store | None = None,
@@ -98,6 +108,7 @@ class ServedModel:
         self.expected = 0
         """Images that are being decoded for it."""
         self.leases = Leases()
+        self._shares = shares
         self._slots = slots
         self._free = list(slots)
         self.admission = Admission(
@@ -183,12 +194,30 @@ class ServedModel:
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
         slot = self._free.pop()  # the batcher runs no more batches than there are slots
         try:
-            results = await slot.run(batch, len(self.labels))
+            with self._sharing(slot):
+                results = await slot.run(batch, len(self.labels))
         finally:
             self._free.append(slot)
         if self.metrics.drift is not None:
             self.metrics.drift.observe(results)
         return results
+
+    @contextmanager
+    def _sharing(self, slot: Slot) -> Iterator[None]:
+        """Count what a batch takes of the processors.
+
+        In the background it leaves them to others; on a GPU it computes on none. The other threads
+        of a network are taken to work as much as the first, which those of a small one do not.
+        """
+        if self.background:
+            yield
+            return
+        name, threads = self.manifest.name, self.settings.compute_threads
+        try:
+            with self._shares.computing(name, threads if self.provider == CPU else 0):
+                yield
+        finally:
+            self._shares.charge(name, slot.spent() * (threads if self.provider == CPU else 1))
 
 
 def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores | Exception]:

@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol
 import structlog
 
 from convoy.imaging import Limits
+from convoy.processors import processor_count
 from service import cuda
 from service.cache import Store
 from service.carrier import Carrier
@@ -36,6 +37,7 @@ from service.repository import Repository
 from service.rest.application import Rest
 from service.rpcs import Rpc, rpcs
 from service.settings import Settings
+from service.shares import Shares
 from service.trials import judge
 from service.watching import watch
 
@@ -86,7 +88,9 @@ class Server:
             self._http.close()
             raise
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
-        self._decoder = Decoder(limits, self.metrics, processes=settings.decode_processes)
+        self._shares = Shares(processor_count())
+        processes = settings.decode_processes
+        self._decoder = Decoder(limits, self.metrics, self._shares, processes=processes)
         most = settings.response_cache_bytes
         self._store = Store(most) if most else None
         if self._store is not None:
@@ -219,7 +223,7 @@ class Server:
         return keeper
 
     async def _start_keeper(self, device: Device) -> Keeper:
-        keeper = Keeper(self.settings, device, self.metrics, self._store)
+        keeper = Keeper(self.settings, device, self.metrics, self._shares, self._store)
         await keeper.start()
         models = keeper.repository
         self.metrics.live, self.metrics.unfit = models.live, models.unfit

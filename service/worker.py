@@ -28,6 +28,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._jobs: Lines[Job] = Lines()
         self._closed = False
+        self.seconds = 0.0
+        """Processor time that its threads have spent on calls, in all."""
         self._threads = [
             Thread(target=self._work, name=f"{name}-{number}", daemon=True)
             for number in range(threads)
@@ -72,7 +74,9 @@ class Worker:
                 value = function(*arguments)
             except BaseException as caught:
                 error = caught
-            self._jobs.charge(line, thread_time() - begin)
+            spent = thread_time() - begin
+            self.seconds += spent
+            self._jobs.charge(line, spent)
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 self._loop.call_soon_threadsafe(_settle, result, value, error)
             # What they hold is large, and the next may be far.

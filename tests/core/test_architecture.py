@@ -55,6 +55,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
             "logs",
             "memory",
             "scheduling",
+            "shares",
             "watching",
         ),
         (

@@ -11,16 +11,7 @@ import pytest
 
 from service.admission import Admission
 from service.errors import InvalidRequest, QueueFull, QueueTooLong
-
-
-class Clock:
-    """Time that passes when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.service.clock import Clock
 
 
 def make(*images: int, saturated: int = 2, clock: Callable[[], float] = monotonic) -> Admission:

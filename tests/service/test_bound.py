@@ -17,6 +17,7 @@ from service.keeper import Keeper
 from service.metrics import Metrics
 from service.session import Rows, bucket_sizes
 from service.settings import Settings
+from service.shares import Shares
 from tests.bundles import COLOURS, Flaw, expected, make_bundle
 
 BOUND = Device(CPU, slots=2, bound=True)
@@ -85,7 +86,7 @@ def test_a_served_model_answers_many_requests_from_two_slots(tmp_path: Path) -> 
 
     async def classify() -> list[Rows]:
         settings = Settings(models=tmp_path, max_batch_size=6)
-        keeper = Keeper(settings, BOUND, Metrics())
+        keeper = Keeper(settings, BOUND, Metrics(), Shares(1))
         await keeper.start()
         model = keeper.repository.get("tiny")
         requests = [PIXELS[at : at + 1 + at % 2] for at in range(5)] * 8

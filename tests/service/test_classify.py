@@ -21,6 +21,7 @@ from service.decoding import Decoder
 from service.methods import ImageClassifier
 from service.metrics import Metrics
 from service.pipeline import Pipeline
+from service.shares import Shares
 from tests.bundles import expected, make_bundle, solid
 from tests.servers import PATIENCE, Running, running_server
 
@@ -227,7 +228,7 @@ def test_requests_without_images_do_not_run_ahead_of_their_answers() -> None:
             yield pb.ClassifyRequest()
 
     async def take_one() -> None:
-        decoder = Decoder(Limits(1, 1), Metrics(), processes=1)
+        decoder = Decoder(Limits(1, 1), Metrics(), Shares(1), processes=1)
         pipeline = Pipeline(decoder, Metrics(), max_images=1, max_streams=1, stream_images=4)
         classifier = ImageClassifier(pipeline)
         async with aclosing(classifier.classify_stream(requests())) as replies:

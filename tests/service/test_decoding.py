@@ -20,8 +20,10 @@ from service.decode_channel import WINDOW
 from service.decoding import Decoder
 from service.errors import InvalidRequest, NotServing
 from service.metrics import Metrics
+from service.shares import Shares
 from tests.bundles import solid
 from tests.servers import PATIENCE, children, decoders
+from tests.service.clock import Clock
 
 SPEC = InputSpec(height=8, width=8, channels=3)
 COLOURS = ["red", "lime", "blue"]
@@ -38,7 +40,9 @@ def slow() -> bytes:
 
 @asynccontextmanager
 async def a_decoder(limits: Limits = DEFAULT_LIMITS, **options: Any) -> AsyncIterator[Decoder]:
-    decoder = Decoder(limits, **{"metrics": Metrics(), "processes": 2, **options})
+    decoder = Decoder(
+        limits, **{"metrics": Metrics(), "shares": Shares(2), "processes": 2, **options}
+    )
     decoder.start()
     try:
         await decoder.ready()
@@ -196,6 +200,39 @@ def test_slow_images_of_one_caller_leave_a_process_to_the_others() -> None:
             await decoder.decode([(0, PHOTOS[0])], SPEC, row, line="b")
             assert sum(not one.done() for one in flood) >= 2
             await asyncio.gather(*flood)
+
+    run(scene)
+
+
+def test_a_model_that_has_had_more_waits_while_another_computes() -> None:
+    async def scene() -> None:
+        shares = Shares(2)
+        shares.charge("a", 1.0)
+        async with a_decoder(shares=shares) as decoder:
+            with shares.computing("b", 2):
+                waiting = asyncio.create_task(decoded(decoder, PHOTOS[0]))
+                await asyncio.sleep(0)
+                assert not decoder.in_hand
+                rows = np.zeros((40, *SPEC.shape), np.uint8)
+                await decoder.decode([(k, PHOTOS[1]) for k in range(40)], SPEC, rows, line="b")
+                assert not waiting.done()
+            assert len(await waiting) == 1
+
+    run(scene)
+
+
+def test_the_wait_for_another_model_ends_without_it() -> None:
+    async def scene() -> None:
+        clock = Clock()
+        shares = Shares(2, clock=clock)
+        shares.charge("a", 1.0)
+        async with a_decoder(shares=shares) as decoder:
+            with shares.computing("b", 2):
+                waiting = asyncio.create_task(decoded(decoder, PHOTOS[0]))
+                await asyncio.sleep(0)
+                assert not decoder.in_hand
+                clock.now += 60.0
+                assert len(await waiting) == 1
 
     run(scene)
 

@@ -15,17 +15,11 @@ from service.drift import LEAST, MOST_BINS, SLOTS, Drift, stability_index
 from service.errors import ModelFailure
 from tests.bundles import COLOURS, make_bundle
 from tests.servers import Running, running_server
+from tests.service.clock import Clock
 
 # The network of tests.bundles is sure of a saturated colour: all are in the last bin.
 SURE = (0.0,) * 19 + (1.0,)
 EVEN = Baseline(split="test", class_shares=(1 / 3,) * 3, confidence_shares=SURE)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

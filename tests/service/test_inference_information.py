@@ -19,6 +19,7 @@ from service.oip import grpc_service_pb2 as pb
 from service.oip import grpc_service_pb2_grpc as rpc
 from service.oip.information import Information
 from service.pipeline import Pipeline
+from service.shares import Shares
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, Running, running_server
 from tests.service.inference import inference_stub, pixels_request, refused
@@ -45,7 +46,7 @@ def test_server_and_model_are_ready(inference: rpc.GRPCInferenceServiceStub) -> 
 
 def test_nothing_is_ready_before_the_models_are() -> None:
     async def asked() -> tuple[bool, bool, bool]:
-        decoder = Decoder(Limits(1, 1), Metrics(), processes=1)
+        decoder = Decoder(Limits(1, 1), Metrics(), Shares(1), processes=1)
         pipeline = Pipeline(decoder, Metrics(), max_images=1, max_streams=1, stream_images=1)
         information = Information(pipeline, shared_memory=False)
         return (

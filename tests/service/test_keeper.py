@@ -11,6 +11,7 @@ from service.metrics import Metrics
 from service.models_file import FILE_NAME, Challenger, promote, roll_back
 from service.repository import State
 from service.settings import Settings
+from service.shares import Shares
 from tests.bundles import make_bundle
 
 
@@ -25,7 +26,7 @@ async def start(models: Path, terms: str, metrics: Metrics) -> Keeper:
     for version in (1, 2):
         make_bundle(models, version=version, size=8)
     (models / "models.toml").write_text(terms)
-    keeper = Keeper(Settings(models=models), select_device("cpu"), metrics)
+    keeper = Keeper(Settings(models=models), select_device("cpu"), metrics, Shares(1))
     await keeper.start()
     return keeper
 

@@ -104,3 +104,23 @@ def test_who_does_not_wait_takes_what_is_there() -> None:
     lines.discard("a", lambda job: job == 1)
     assert lines.take(wait=False) == ("a", 2)
     assert lines.take(wait=False) is None
+
+
+def test_lines_that_must_wait_are_passed_over() -> None:
+    lines: Lines[int] = Lines()
+    for job, line in enumerate("aab"):
+        lines.put(line, job)
+    assert lines.take(must_wait=lambda line: line == "a") == ("b", 2)
+    assert lines.take(must_wait=lambda line: line == "a") is None
+    assert [taken(lines) for _ in range(2)] == [("a", 0), ("a", 1)]
+
+
+def test_who_had_to_wait_has_saved_nothing_up() -> None:
+    lines: Lines[int] = Lines()
+    for job in range(40):
+        lines.put("a", job)
+        lines.put("b", job)
+    for _ in range(20):
+        assert lines.take(must_wait=lambda line: line == "a")
+        lines.charge("b", 1.0)
+    assert served(lines, 6, {"a": 1.0, "b": 1.0}).count("a") <= 4

@@ -15,6 +15,7 @@ from service.errors import ModelFailure, UnfitError
 from service.keeper import Keeper
 from service.metrics import Metrics
 from service.settings import Settings
+from service.shares import Shares
 from service.tuning import Memory, choose
 from tests.bundles import make_bundle
 
@@ -80,7 +81,7 @@ def test_a_plan_is_measured_at_the_first_load_and_read_at_the_second(tmp_path: P
 
     async def load() -> list[str]:
         with structlog.testing.capture_logs() as logs:
-            keeper = Keeper(settings, BOUND, Metrics())
+            keeper = Keeper(settings, BOUND, Metrics(), Shares(1))
             await keeper.start()
             await keeper.close()
         return [one["event"] for one in logs if one["event"] == "plan"]
@@ -127,7 +128,7 @@ def test_beside_others_that_serve_nothing_is_measured(tmp_path: Path) -> None:
     settings = Settings(models=tmp_path / "models", cache=tmp_path / "cache", max_batch_size=2)
 
     async def swap() -> list[int]:
-        keeper = Keeper(settings, BOUND, Metrics())
+        keeper = Keeper(settings, BOUND, Metrics(), Shares(1))
         await keeper.start()
         make_bundle(tmp_path / "models", version=2)
         with structlog.testing.capture_logs() as logs:
