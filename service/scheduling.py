@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 
 
@@ -16,3 +17,32 @@ def let_threads_finish() -> None:
     with suppress(AttributeError, OSError):
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+class Interruptions:
+    """Whether threads that wake may take the processor from those that compute, after all.
+
+    That is for several models at a time: the requests of the one would wait in each of their
+    threads until the network of the other has used up its time. It does nothing where this process
+    has not let its threads finish.
+    """
+
+    def __init__(self) -> None:
+        self._allowed = self._possible = False
+        with suppress(AttributeError, OSError):
+            self._possible = os.sched_getscheduler(0) == os.SCHED_BATCH
+
+    def allow(self, wanted: bool, processes: Iterable[int]) -> None:
+        """Allow it in this process and in others, or forbid it again.
+
+        To be repeated while it is allowed, for threads and processes that are new.
+        """
+        if not self._possible or not (wanted or self._allowed):
+            return
+        self._allowed = wanted
+        policy = os.SCHED_OTHER if wanted else os.SCHED_BATCH
+        for process in (os.getpid(), *processes):
+            with suppress(OSError):  # it has ended
+                for thread in map(int, os.listdir(f"/proc/{process}/task")):
+                    if os.sched_getscheduler(thread) in {os.SCHED_OTHER, os.SCHED_BATCH} - {policy}:
+                        os.sched_setscheduler(thread, policy, os.sched_param(0))

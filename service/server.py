@@ -36,6 +36,7 @@ from service.pipeline import Pipeline
 from service.repository import Repository
 from service.rest.application import Rest
 from service.rpcs import Rpc, rpcs
+from service.scheduling import Interruptions
 from service.settings import Settings
 from service.shares import Shares
 from service.trials import judge
@@ -89,6 +90,7 @@ class Server:
             raise
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
         self._shares = Shares(processor_count())
+        self._interruptions = Interruptions()
         processes = settings.decode_processes
         self._decoder = Decoder(limits, self.metrics, self._shares, processes=processes)
         most = settings.response_cache_bytes
@@ -189,6 +191,7 @@ class Server:
         while True:
             self._pulse.beat()
             await self._check()
+            self._interruptions.allow(self._shares.divided, self._decoder.pids)
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _check(self) -> None:

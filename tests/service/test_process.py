@@ -9,6 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import grpc
@@ -20,7 +24,7 @@ from convoy.bundle import Golden, write_bundle
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
 from tests.bundles import make_bundle, solid
-from tests.servers import PATIENCE, server_process, start_process
+from tests.servers import PATIENCE, Running, decoders, server_process, start_process
 
 pytestmark = pytest.mark.usefixtures("front")
 
@@ -31,6 +35,7 @@ let_threads_finish()
 print(os.sched_getscheduler(0) == os.SCHED_IDLE)
 """
 ONE = pb.ClassifyRequest(images=[pb.Image(encoded=solid("red"))])
+OF_LINUX = pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="SCHED_BATCH is of Linux")
 
 
 def outcome(models: Path, *arguments: str) -> tuple[int, str]:
@@ -39,6 +44,28 @@ def outcome(models: Path, *arguments: str) -> tuple[int, str]:
         _, errors = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in errors
     return process.returncode, errors.strip().splitlines()[-1]
+
+
+def policies(server: Running) -> set[int]:
+    """How the kernel schedules the threads of a service and its decoding processes."""
+    pid = server.serving_process()
+    processes = [pid, *decoders(pid)]
+    found = set()
+    for task in chain.from_iterable(Path(f"/proc/{one}/task").glob("*") for one in processes):
+        with suppress(ProcessLookupError):  # it has ended
+            found.add(os.sched_getscheduler(int(task.name)))
+    return found
+
+
+def wait_for_policy(
+    server: Running, policy: int, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Return once all threads have it."""
+    end = time.monotonic() + PATIENCE
+    while policies(server) != {policy}:
+        assert time.monotonic() < end
+        meanwhile()
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -290,13 +317,30 @@ def test_without_processes_that_decode_it_does_not_start(
     assert text in line
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="SCHED_BATCH is of Linux")
+@OF_LINUX
 def test_no_thread_takes_the_processor_from_another(models: Path) -> None:
     with server_process(models) as server:
         with grpc.insecure_channel(server.grpc_address) as channel:
             rpc.ImageClassifierStub(channel).Classify(ONE, timeout=PATIENCE)
-        threads = os.listdir(f"/proc/{server.serving_process()}/task")
-        assert {os.sched_getscheduler(int(thread)) for thread in threads} == {os.SCHED_BATCH}
+        assert policies(server) == {os.SCHED_BATCH}
+
+
+@OF_LINUX
+def test_they_do_so_where_several_models_are_used(tmp_path: Path) -> None:
+    names = ("a", "b")
+    for name in names:
+        make_bundle(tmp_path, name=name)
+    with server_process(tmp_path, "--default-model", "a") as server:
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            stub = rpc.ImageClassifierStub(channel)
+
+            def use_both() -> None:
+                for name in names:
+                    request = pb.ClassifyRequest(model=name, images=ONE.images)
+                    stub.Classify(request, timeout=PATIENCE)
+
+            wait_for_policy(server, os.SCHED_OTHER, meanwhile=use_both)
+        wait_for_policy(server, os.SCHED_BATCH)
 
 
 def test_a_policy_that_was_chosen_is_kept() -> None:
