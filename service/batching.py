@@ -3,7 +3,8 @@
 An `Item` waits in the `Queue` of its `Batcher`. A batch closes when a worker is free and it is
 full, or its oldest item has waited `max_delay` and no other is on its way, or an item would
 otherwise miss its deadline; what joins it is decided at that moment, so load itself makes batches
-larger. Whoever has left by then costs no compute. Each item is resolved on its own.
+larger. Where batches are short, a full one closes a little earlier, to be at hand at that moment.
+Whoever has left by then costs no compute. Each item is resolved on its own.
 
 Items have a level, 1 being the highest. A batch is filled from the highest first, so a lower one
 runs only with what the higher ones leave, and waits for as long as they leave nothing.
@@ -31,6 +32,8 @@ TURNS = 3
 """Turns of the event loop in which a call that has reached it becomes an item."""
 FORGETTING = 0.9
 """By how much less each batch remembers of how long earlier ones took."""
+SHORT_SECONDS = 0.01
+"""How long batches take at most that may close ahead: one that is closed lets no other go first."""
 
 Run = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
 
@@ -123,6 +126,8 @@ class Queue(Generic[T, R]):
 class Batcher(Generic[T, R]):
     """Runs what is submitted in batches, `concurrency` of them at a time.
 
+    Where there is one at a time, `run` may be called `ahead` of its end for another that is full.
+
     `run` gets the payloads of a batch and returns as many results in the same order; a result that
     is an exception fails its own item only. `expected` is the sum of the sizes of items that are
     being prepared and will be submitted soon.
@@ -136,6 +141,7 @@ class Batcher(Generic[T, R]):
         max_delay: float,
         levels: int = 1,
         concurrency: int = 1,
+        ahead: bool = False,
         expected: Callable[[], int] = lambda: 0,
         on_batch: Callable[[int], None] = lambda size: None,
         clock: Callable[[], float] = monotonic,
@@ -149,13 +155,20 @@ class Batcher(Generic[T, R]):
         self._queue: Queue[T, R] = Queue(clock, levels)
         self._took = 0.0
         """How long batches take: the longest of late, in seconds."""
-        self._wanted = 1
+        self._wanted: float = 1
         """The size of the queue for which a worker waits."""
         self._tight = -math.inf
         """What `Queue.tightest` must fall below for it to wait no longer."""
         self._arrived = asyncio.Event()
         self._closed = False
-        self._workers = [asyncio.create_task(self._work()) for _ in range(concurrency)]
+        self._concurrency = concurrency
+        self._running = 0
+        """Batches that are closed and not resolved."""
+        self._finished = -math.inf
+        """When the last one was."""
+        self._closing = asyncio.Lock()
+        workers = concurrency + ahead
+        self._workers = [asyncio.create_task(self._work()) for _ in range(workers)]
 
     @property
     def depth(self) -> int:
@@ -204,7 +217,10 @@ class Batcher(Generic[T, R]):
 
     async def _work(self) -> None:
         while True:
-            batch = await self._next_batch()
+            async with self._closing:
+                batch = await self._next_batch()
+                ahead = self._running == self._concurrency
+                self._running += 1
             try:
                 results = await self._run([item.payload for item in batch.items])
                 if len(results) != len(batch.items):
@@ -214,13 +230,22 @@ class Batcher(Generic[T, R]):
                 raise
             except Exception as error:
                 results = [error] * len(batch.items)
+            if ahead:
+                for item in batch.items:
+                    item.closed = self._finished
             self._resolve(batch, results)
+            self._running -= 1
+            self._arrived.set()
 
     async def _next_batch(self) -> Batch[T, R]:
         while True:
             oldest = self._queue.oldest()
             if oldest is None:
                 await self._arrival(1, None)
+                continue
+            if self._running == self._concurrency and not self._at_hand():
+                short = self._took < SHORT_SECONDS
+                await self._arrival(self._max_batch_size if short else math.inf, None)
                 continue
             waited = self._clock() - oldest.enqueued
             if self._queue.size < self._max_batch_size:
@@ -235,6 +260,10 @@ class Batcher(Generic[T, R]):
             item.closed = now
         self._on_batch(batch.size)
         return batch
+
+    def _at_hand(self) -> bool:
+        """Whether a batch is to close though no worker is free."""
+        return self._took < SHORT_SECONDS and self._queue.size >= self._max_batch_size
 
     async def _delay(self, patience: float) -> bool:
         """Wait for a full batch, unless an item has no time for that; returns whether it did."""
@@ -259,7 +288,7 @@ class Batcher(Generic[T, R]):
         return False
 
     async def _arrival(
-        self, wanted: int, patience: float | None, *, tight: float = -math.inf
+        self, wanted: float, patience: float | None, *, tight: float = -math.inf
     ) -> None:
         """Wait until items of the size `wanted` are there, or one that is as `tight`.
 
@@ -270,11 +299,11 @@ class Batcher(Generic[T, R]):
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._arrived.wait()
-        self._wanted = 1  # whoever else waits does so for any
 
     def _resolve(self, batch: Batch[T, R], results: Sequence[R | Exception]) -> None:
         """Give each item its own result; one that has left must not disturb the others."""
         now = self._clock()
+        self._finished = now
         self._took = max(now - batch.items[0].closed, FORGETTING * self._took)
         for item, result in zip(batch.items, results, strict=True):
             item.finished = now

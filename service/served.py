@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -29,22 +29,28 @@ log = structlog.get_logger()
 
 
 class Slot:
-    """A session and the thread that owns it: one batch at a time."""
+    """A session and the thread that owns it: one batch at a time, in their order."""
 
     def __init__(self, session: Session, worker: Worker) -> None:
-        self.began = math.inf
-        """When the present batch began to compute; infinity where there is none."""
+        self._begun: deque[float] = deque()
+        """When the batches were handed over that have not run yet."""
         self._session = session
         self._worker = worker
         self._told = worker.seconds
 
     async def run(self, batch: list[Rows], classes: int) -> list[Scores | Exception]:
         """`run_rows` in the thread."""
-        self.began = monotonic()
+        self._begun.append(monotonic())
         try:
             return await self._worker.run(run_rows, self._session, batch, classes)
         finally:
-            self.began = math.inf
+            self._begun.popleft()
+            if self._begun:  # that one begins only now
+                self._begun[0] = monotonic()
+
+    def hangs(self, limit: float) -> bool:
+        """Whether a batch has been computing for more than `limit` seconds."""
+        return bool(self._begun) and monotonic() - self._begun[0] > limit
 
     def spent(self) -> float:
         """Seconds of processor time that the thread has spent since this was asked last."""
@@ -110,7 +116,11 @@ class ServedModel:
         self.leases = Leases()
         self._shares = shares
         self._slots = slots
-        self._free = list(slots)
+        # Where only one batch runs at a time, the thread is to find the next one at hand.
+        ahead = len(slots) == 1
+        self._room = slots * 2 if ahead else list(slots)
+        """A slot for each further batch that may be handed over."""
+        self._most = len(self._room)
         self.admission = Admission(
             max_images=settings.queue_sizes,
             max_bytes=settings.max_queue_bytes,
@@ -122,6 +132,7 @@ class ServedModel:
             max_delay=settings.max_delay_ms / 1000,
             levels=settings.priority_levels,
             concurrency=len(slots),
+            ahead=ahead,
             expected=lambda: self.expected,
             on_batch=metrics.batch_size.observe,
         )
@@ -166,11 +177,11 @@ class ServedModel:
     @property
     def busy(self) -> bool:
         """Whether a batch runs or waits."""
-        return len(self._free) < len(self._slots) or self._batcher.depth > 0
+        return len(self._room) < self._most or self._batcher.depth > 0
 
     def hangs(self, limit: float) -> bool:
         """Whether a batch has been computing for more than `limit` seconds."""
-        return any(monotonic() - slot.began > limit for slot in self._slots)
+        return any(slot.hangs(limit) for slot in self._slots)
 
     def flush(self) -> None:
         """Let nothing wait for company any more: the service is draining."""
@@ -189,15 +200,15 @@ class ServedModel:
         for slot in self._slots:
             slot.close()
         # Whoever still holds this must not hold the memory of the sessions.
-        self._slots, self._free = [], []
+        self._slots, self._room, self._most = [], [], 0
 
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
-        slot = self._free.pop()  # the batcher runs no more batches than there are slots
+        slot = self._room.pop()  # the batcher hands over no more batches than there is room for
         try:
             with self._sharing(slot):
                 results = await slot.run(batch, len(self.labels))
         finally:
-            self._free.append(slot)
+            self._room.append(slot)
         if self.metrics.drift is not None:
             self.metrics.drift.observe(results)
         return results

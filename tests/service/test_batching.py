@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from service.batching import Batcher
+from service.batching import SHORT_SECONDS, Batcher
 from service.errors import DeadlineExceeded, ModelFailure, NotServing
+from tests.service.clock import Clock
 
 
 class Network:
@@ -91,6 +92,56 @@ async def test_as_many_batches_as_told_run_at_once() -> None:
     assert network.batches == [[0, 1], [2, 3]]
     release(network)
     assert [item.result.result() for item in await asyncio.gather(*tasks)] == [0, 2, 4, 6, 8, 10]
+    await batcher.close()
+
+
+@scenario
+async def test_a_full_batch_is_at_hand_when_the_one_before_it_ends() -> None:
+    clock, network = Clock(), Network(gated=True)
+    batcher = Batcher(network, max_batch_size=2, max_delay=0, ahead=True, clock=clock)
+    tasks = [asyncio.create_task(batcher.submit(value)) for value in range(7)]
+    await settle()
+    assert network.batches == [[0, 1], [2, 3]]
+    clock.now += 0.001
+    network.gate.release()
+    await settle()
+    assert network.batches == [[0, 1], [2, 3], [4, 5]]
+    clock.now += 0.001
+    release(network)
+    items = await asyncio.gather(*tasks)
+    assert network.batches[3:] == [[6]]
+    # The time in which it was at hand counts as waiting.
+    assert [item.closed for item in items[:4]] == [100.0, 100.0, 100.001, 100.001]
+    await batcher.close()
+
+
+@scenario
+async def test_what_does_not_fill_a_batch_waits_for_the_worker() -> None:
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=4, max_delay=0, ahead=True)
+    first = await busy(network, batcher)
+    rest = [asyncio.create_task(batcher.submit(value)) for value in (1, 2)]
+    await settle()
+    assert network.batches == [[0]]
+    release(network)
+    await asyncio.gather(first, *rest)
+    assert network.batches == [[0], [1, 2]]
+    await batcher.close()
+
+
+@scenario
+async def test_while_batches_are_long_none_closes_ahead() -> None:
+    clock, network = Clock(), Network(gated=True)
+    batcher = Batcher(network, max_batch_size=2, max_delay=0, ahead=True, clock=clock)
+    first = await busy(network, batcher)
+    clock.now += 2 * SHORT_SECONDS
+    network.gate.release()
+    await first
+    tasks = [asyncio.create_task(batcher.submit(value)) for value in range(4)]
+    await settle()
+    assert network.batches == [[0], [0, 1]]
+    release(network)
+    await asyncio.gather(*tasks)
     await batcher.close()
 
 
@@ -423,7 +474,10 @@ def test_whatever_callers_do_each_gets_an_end_and_nothing_stays(seed: int) -> No
 
     async def load() -> None:
         delay, workers = chance.choice((0, 0.01)), chance.randint(1, 2)
-        batcher = Batcher(run, max_batch_size=4, max_delay=delay, levels=3, concurrency=workers)
+        ahead = workers == 1 and seed % 2 == 0
+        batcher = Batcher(
+            run, max_batch_size=4, max_delay=delay, levels=3, concurrency=workers, ahead=ahead
+        )
         calls = asyncio.gather(*(call(batcher, value) for value in range(200)))
         if seed % 4 == 0:  # while some wait and some have not come
             await asyncio.sleep(0.02)
