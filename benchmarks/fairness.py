@@ -1,6 +1,6 @@
 """Does a flood on one model make the callers of another wait?
 
-    python -m benchmarks.fairness [--seconds 20] [--rounds 3] [--rate 20] [-- SERVICE OPTIONS]
+    python -m benchmarks.fairness [--seconds 20] [--rounds 3] [--rates 10 20] [-- SERVICE OPTIONS]
 
 Both models are in one server. The callers of the one send photos at random moments (Poisson), few
 enough that it is mostly idle; their latency counts from the moment a request was due. In turn they
@@ -36,10 +36,14 @@ LONGEST = 3600  # seconds, after which h2load would end by itself
 
 @dataclass(frozen=True)
 class Round:
-    """Latencies of one model in milliseconds, alone and beside the flood; images a second of it."""
+    """Latencies of a model in milliseconds at `rate` requests/s, alone and beside the flood.
+
+    `flood_rate` is what the flood got, in images/s.
+    """
 
     flooded: str
     other: str
+    rate: float
     alone_p50: float
     alone_p99: float
     beside_p50: float
@@ -70,7 +74,7 @@ async def measure(
     sent = [sum(map(len, one.latencies.values())) for one in (alone, beside)]
     times = (quantile(one, share) * 1e3 for one in good for share in (0.5, 0.99))
     errors = sum(sent) - sum(map(len, good))
-    return Round(flooded.network, other.network, *times, errors, images / took)
+    return Round(flooded.network, other.network, rate, *times, errors, images / took)
 
 
 @contextmanager
@@ -89,18 +93,18 @@ def flood(server: Server, load: Workload) -> Iterator[None]:
 def report(rounds: list[Round]) -> str:
     """The figures as Markdown: medians of the rounds."""
     lines = [
-        "| flooded | its images/s | other model | alone, p50 | p99 | beside, p50 | p99 "
-        "| p99, ratio | errors |",
-        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+        "| flooded | its images/s | other model | its requests/s | alone, p50 | p99 "
+        "| beside, p50 | p99 | p99, ratio | errors |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for pair in dict.fromkeys((one.flooded, one.other) for one in rounds):
-        same = [one for one in rounds if (one.flooded, one.other) == pair]
+    for key in dict.fromkeys((one.flooded, one.other, one.rate) for one in rounds):
+        same = [one for one in rounds if (one.flooded, one.other, one.rate) == key]
 
         def middle(name: str, rounds: list[Round] = same) -> float:
             return statistics.median(getattr(one, name) for one in rounds)
 
         lines.append(
-            f"| {pair[0]} | {middle('flood_rate'):,.0f} | {pair[1]} "
+            f"| {key[0]} | {middle('flood_rate'):,.0f} | {key[1]} | {key[2]:g} "
             f"| {middle('alone_p50'):.1f} ms | {middle('alone_p99'):.1f} ms "
             f"| {middle('beside_p50'):.1f} ms | {middle('beside_p99'):.1f} ms "
             f"| {middle('ratio'):.1f} | {sum(one.errors for one in same)} |"
@@ -109,11 +113,12 @@ def report(rounds: list[Round]) -> str:
 
 
 def all_rounds(server: Server, options: argparse.Namespace) -> list[Round]:
-    """Each model flooded in turn, again and again."""
+    """Each model flooded in turn, at each rate of the other, again and again."""
     small, large = (load for load in workloads() if load.name in NAMES)
     return [
-        uvloop.run(measure(server, *pair, options.seconds, options.rate))
+        uvloop.run(measure(server, *pair, options.seconds, rate))
         for _ in range(options.rounds)
+        for rate in options.rates
         for pair in ((small, large), (large, small))
     ]
 
@@ -125,7 +130,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="alone, and beside the flood")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=20.0, help="requests a second beside it")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[10.0, 20.0], help="requests/s beside it"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("service", nargs="*", help="options of convoy-serve, after --")
     options = parser.parse_args()
@@ -135,7 +142,7 @@ def main() -> None:
         write_bundles(Path(models), ("small-cnn", "resnet18"))
         with convoy_serve(Path(models), *options.service) as server:
             rounds = all_rounds(server, options)
-    text = f"{options.rate:g} requests/s beside {FLOOD} in flight, {options.seconds:g} s each\n\n"
+    text = f"{FLOOD} requests in flight to the one that is flooded, {options.seconds:g} s each\n\n"
     found = [asdict(one) for one in rounds]
     write(options.out, "fairness", f"{text}{report(rounds)}", found)
 
