@@ -155,6 +155,8 @@ class Batcher(Generic[T, R]):
         self._queue: Queue[T, R] = Queue(clock, levels)
         self._took = 0.0
         """How long batches take: the longest of late, in seconds."""
+        self._full_took = math.inf
+        """The same of full ones, as far as those show that are half full or more."""
         self._wanted: float = 1
         """The size of the queue for which a worker waits."""
         self._tight = -math.inf
@@ -164,6 +166,8 @@ class Batcher(Generic[T, R]):
         self._concurrency = concurrency
         self._running = 0
         """Batches that are closed and not resolved."""
+        self._at_hand = 0
+        """Size of the one of them that waits for the worker."""
         self._finished = -math.inf
         """When the last one was."""
         self._closing = asyncio.Lock()
@@ -173,7 +177,7 @@ class Batcher(Generic[T, R]):
     @property
     def depth(self) -> int:
         """Sum of the sizes of the items that wait."""
-        return self._queue.size
+        return self._queue.size + self._at_hand
 
     async def submit(
         self, payload: T, *, size: int = 1, deadline: float = math.inf, level: int = 1
@@ -221,6 +225,7 @@ class Batcher(Generic[T, R]):
                 batch = await self._next_batch()
                 ahead = self._running == self._concurrency
                 self._running += 1
+                self._at_hand = batch.size if ahead else 0
             try:
                 results = await self._run([item.payload for item in batch.items])
                 if len(results) != len(batch.items):
@@ -232,9 +237,10 @@ class Batcher(Generic[T, R]):
                 results = [error] * len(batch.items)
             if ahead:
                 for item in batch.items:
-                    item.closed = self._finished
+                    item.closed = max(item.closed, self._finished)
             self._resolve(batch, results)
             self._running -= 1
+            self._at_hand = 0
             self._arrived.set()
 
     async def _next_batch(self) -> Batch[T, R]:
@@ -243,10 +249,11 @@ class Batcher(Generic[T, R]):
             if oldest is None:
                 await self._arrival(1, None)
                 continue
-            if self._running == self._concurrency and not self._at_hand():
-                short = self._took < SHORT_SECONDS
-                await self._arrival(self._max_batch_size if short else math.inf, None)
-                continue
+            if self._running == self._concurrency:
+                enough = self._max_batch_size if self._full_took < SHORT_SECONDS else math.inf
+                if self._queue.size < enough:
+                    await self._arrival(enough, None)
+                    continue
             waited = self._clock() - oldest.enqueued
             if self._queue.size < self._max_batch_size:
                 if waited < self._max_delay and await self._delay(self._max_delay - waited):
@@ -260,10 +267,6 @@ class Batcher(Generic[T, R]):
             item.closed = now
         self._on_batch(batch.size)
         return batch
-
-    def _at_hand(self) -> bool:
-        """Whether a batch is to close though no worker is free."""
-        return self._took < SHORT_SECONDS and self._queue.size >= self._max_batch_size
 
     async def _delay(self, patience: float) -> bool:
         """Wait for a full batch, unless an item has no time for that; returns whether it did."""
@@ -304,7 +307,12 @@ class Batcher(Generic[T, R]):
         """Give each item its own result; one that has left must not disturb the others."""
         now = self._clock()
         self._finished = now
-        self._took = max(now - batch.items[0].closed, FORGETTING * self._took)
+        took = now - batch.items[0].closed
+        self._took = max(took, FORGETTING * self._took)
+        if batch.size * 2 >= self._max_batch_size:
+            full = took * self._max_batch_size / batch.size
+            before = self._full_took if self._full_took < math.inf else 0.0
+            self._full_took = max(full, FORGETTING * before)
         for item, result in zip(batch.items, results, strict=True):
             item.finished = now
             if item.result.done():

@@ -56,7 +56,14 @@ class Interruptions:
         self._allowed = wanted
         policy = os.SCHED_OTHER if wanted else os.SCHED_BATCH
         for process in (os.getpid(), *processes):
-            with suppress(OSError):  # it has ended
-                for thread in map(int, os.listdir(f"/proc/{process}/task")):
+            for thread in _threads(process):
+                with suppress(OSError):  # it has ended
                     if os.sched_getscheduler(thread) in {os.SCHED_OTHER, os.SCHED_BATCH} - {policy}:
                         os.sched_setscheduler(thread, policy, os.sched_param(0))
+
+
+def _threads(process: int) -> list[int]:
+    try:
+        return list(map(int, os.listdir(f"/proc/{process}/task")))
+    except OSError:  # it has ended
+        return []

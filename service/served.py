@@ -223,12 +223,13 @@ class ServedModel:
         if self.background:
             yield
             return
-        name, threads = self.manifest.name, self.settings.compute_threads
+        name = self.manifest.name
+        threads = self.settings.compute_threads if self.provider == CPU else 0
         try:
-            with self._shares.computing(name, threads if self.provider == CPU else 0):
+            with self._shares.computing(name, threads, session=slot):
                 yield
         finally:
-            self._shares.charge(name, slot.spent() * (threads if self.provider == CPU else 1))
+            self._shares.charge(name, slot.spent() * max(1, threads))
 
 
 def run_rows(session: Session, batch: list[Rows], classes: int) -> list[Scores | Exception]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -36,8 +36,8 @@ class Shares:
         """Seconds by model, each by the weight that it had when it was spent."""
         self._origin = clock()
         """When the weight was 1."""
-        self._computing: Counter[str] = Counter()
-        """Threads by model."""
+        self._computing: Counter[tuple[str, Hashable, int]] = Counter()
+        """What computes, or is to do so next: model, session and threads."""
         self._last = ""
         """The model that was charged last, at `_last_at`."""
         self._last_at = self._changed = -math.inf
@@ -54,13 +54,17 @@ class Shares:
         self._last, self._last_at = model, now
 
     @contextmanager
-    def computing(self, model: str, threads: int) -> Iterator[None]:
-        """A network computes in so many threads until the end of the block."""
-        self._computing[model] += threads
+    def computing(self, model: str, threads: int, *, session: Hashable = None) -> Iterator[None]:
+        """A network computes in so many threads until the end of the block.
+
+        A `session` has these only once, however many batches were handed to it.
+        """
+        one = (model, session, threads)
+        self._computing[one] += 1
         try:
             yield
         finally:
-            self._computing -= Counter({model: threads})  # without those that have none left
+            self._computing -= Counter([one])  # it is left out where nothing is left of it
             self.on_change()
 
     def must_wait(self, model: str) -> bool:
@@ -69,9 +73,7 @@ class Shares:
             return False
         margin = MARGIN_SECONDS * self._weight()
         allowed = self._used[model] - margin
-        ahead = (
-            threads for other, threads in self._computing.items() if self._used[other] < allowed
-        )
+        ahead = (threads for other, _, threads in self._computing if self._used[other] < allowed)
         return sum(ahead) >= self._processors
 
     @property

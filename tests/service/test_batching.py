@@ -101,17 +101,22 @@ async def test_a_full_batch_is_at_hand_when_the_one_before_it_ends() -> None:
     batcher = Batcher(network, max_batch_size=2, max_delay=0, ahead=True, clock=clock)
     tasks = [asyncio.create_task(batcher.submit(value)) for value in range(7)]
     await settle()
-    assert network.batches == [[0, 1], [2, 3]]
+    assert network.batches == [[0, 1]]  # how long they take is not known yet
+    network.gate.release()
+    await settle()
+    assert network.batches == [[0, 1], [2, 3], [4, 5]]
+    assert batcher.depth == 3
     clock.now += 0.001
     network.gate.release()
     await settle()
     assert network.batches == [[0, 1], [2, 3], [4, 5]]
+    assert batcher.depth == 1
     clock.now += 0.001
     release(network)
     items = await asyncio.gather(*tasks)
     assert network.batches[3:] == [[6]]
     # The time in which it was at hand counts as waiting.
-    assert [item.closed for item in items[:4]] == [100.0, 100.0, 100.001, 100.001]
+    assert [item.closed for item in items[2:6]] == [100.0, 100.0, 100.001, 100.001]
     await batcher.close()
 
 
@@ -133,8 +138,8 @@ async def test_what_does_not_fill_a_batch_waits_for_the_worker() -> None:
 async def test_while_batches_are_long_none_closes_ahead() -> None:
     clock, network = Clock(), Network(gated=True)
     batcher = Batcher(network, max_batch_size=2, max_delay=0, ahead=True, clock=clock)
-    first = await busy(network, batcher)
-    clock.now += 2 * SHORT_SECONDS
+    first = await busy(network, batcher)  # half full: a full one would take longer
+    clock.now += 0.7 * SHORT_SECONDS
     network.gate.release()
     await first
     tasks = [asyncio.create_task(batcher.submit(value)) for value in range(4)]

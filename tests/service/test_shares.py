@@ -34,9 +34,11 @@ def test_it_is_told_when_the_wait_is_over() -> None:
 def test_free_processors_are_used() -> None:
     shares = Shares(4)
     shares.charge("flooded", 1.0)
-    with shares.computing("other", 2):
+    with shares.computing("other", 2, session=1):
         assert not shares.must_wait("flooded")
-        with shares.computing("other", 2):
+        with shares.computing("other", 2, session=1):  # its next batch, in the same threads
+            assert not shares.must_wait("flooded")
+        with shares.computing("other", 2, session=2):
             assert shares.must_wait("flooded")
         assert not shares.must_wait("flooded")
 
