@@ -241,7 +241,10 @@ class Batcher(Generic[T, R]):
             self._resolve(batch, results)
             self._running -= 1
             self._at_hand = 0
-            self._arrived.set()
+            if self._queue.size:
+                self._arrived.set()
+            else:  # whoever waits for a free worker has one, and need not be woken to wait again
+                self._wanted = 1
 
     async def _next_batch(self) -> Batch[T, R]:
         while True:

@@ -64,7 +64,9 @@ class Shares:
         try:
             yield
         finally:
-            self._computing -= Counter([one])  # it is left out where nothing is left of it
+            self._computing[one] -= 1
+            if not self._computing[one]:
+                del self._computing[one]
             self.on_change()
 
     def must_wait(self, model: str) -> bool:
