@@ -19,8 +19,7 @@ def let_threads_finish() -> None:
     are started from now on; whoever chose another policy keeps it. See SCHED_BATCH in sched(7).
     """
     with suppress(AttributeError, OSError):
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        _switch(0, os.SCHED_OTHER, os.SCHED_BATCH)
 
 
 def take_turns_quickly() -> None:
@@ -54,12 +53,18 @@ class Interruptions:
         if not self._possible or not (wanted or self._allowed):
             return
         self._allowed = wanted
-        policy = os.SCHED_OTHER if wanted else os.SCHED_BATCH
+        policies = os.SCHED_BATCH, os.SCHED_OTHER
+        old, new = policies if wanted else policies[::-1]
         for process in (os.getpid(), *processes):
             for thread in _threads(process):
                 with suppress(OSError):  # it has ended
-                    if os.sched_getscheduler(thread) in {os.SCHED_OTHER, os.SCHED_BATCH} - {policy}:
-                        os.sched_setscheduler(thread, policy, os.sched_param(0))
+                    _switch(thread, old, new)
+
+
+def _switch(thread: int, old: int, new: int) -> None:
+    """Give a thread another policy, where it has the old one; 0 is the present thread."""
+    if os.sched_getscheduler(thread) == old:
+        os.sched_setscheduler(thread, new, os.sched_param(0))
 
 
 def _threads(process: int) -> list[int]:

@@ -48,9 +48,14 @@ class Slot:
             if self._begun:  # that one begins only now
                 self._begun[0] = monotonic()
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has a batch."""
+        return bool(self._begun)
+
     def hangs(self, limit: float) -> bool:
         """Whether a batch has been computing for more than `limit` seconds."""
-        return bool(self._begun) and monotonic() - self._begun[0] > limit
+        return self.busy and monotonic() - self._begun[0] > limit
 
     def spent(self) -> float:
         """Seconds of processor time that the thread has spent since this was asked last."""
@@ -120,7 +125,6 @@ class ServedModel:
         ahead = len(slots) == 1
         self._room = slots * 2 if ahead else list(slots)
         """A slot for each further batch that may be handed over."""
-        self._most = len(self._room)
         self.admission = Admission(
             max_images=settings.queue_sizes,
             max_bytes=settings.max_queue_bytes,
@@ -177,7 +181,7 @@ class ServedModel:
     @property
     def busy(self) -> bool:
         """Whether a batch runs or waits."""
-        return len(self._room) < self._most or self._batcher.depth > 0
+        return any(slot.busy for slot in self._slots) or self._batcher.depth > 0
 
     def hangs(self, limit: float) -> bool:
         """Whether a batch has been computing for more than `limit` seconds."""
@@ -200,7 +204,7 @@ class ServedModel:
         for slot in self._slots:
             slot.close()
         # Whoever still holds this must not hold the memory of the sessions.
-        self._slots, self._room, self._most = [], [], 0
+        self._slots, self._room = [], []
 
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
         slot = self._room.pop()  # the batcher hands over no more batches than there is room for

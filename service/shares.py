@@ -45,10 +45,9 @@ class Shares:
 
     def charge(self, model: str, seconds: float) -> None:
         """Note processor time that was spent for a model."""
-        # First, since it may change what is there.
-        weight = self._weight()
-        self._used[model] += seconds * weight
         now = self._clock()
+        weight = self._weight(now)  # first, since it may change what is there
+        self._used[model] += seconds * weight
         if model != self._last and now - self._last_at < DIVIDED_SECONDS:
             self._changed = now
         self._last, self._last_at = model, now
@@ -73,7 +72,7 @@ class Shares:
         """Whether no image of a model is to be decoded now. It ends in time without `on_change`."""
         if not self._computing:
             return False
-        margin = MARGIN_SECONDS * self._weight()
+        margin = MARGIN_SECONDS * self._weight(self._clock())
         allowed = self._used[model] - margin
         ahead = (threads for other, _, threads in self._computing if self._used[other] < allowed)
         return sum(ahead) >= self._processors
@@ -83,14 +82,14 @@ class Shares:
         """Whether more than one model has used the processors of late."""
         return self._clock() - self._changed < DIVIDED_SECONDS
 
-    def _weight(self) -> float:
+    def _weight(self, now: float) -> float:
         """What a second counts now. It grows, so that what was spent before need not shrink.
 
         Forward decay: Cormode et al., ICDE 2009.
         """
-        age = (self._clock() - self._origin) / MEMORY_SECONDS
+        age = (now - self._origin) / MEMORY_SECONDS
         if age > LARGEST_AGE:
-            self._origin += age * MEMORY_SECONDS
+            self._origin = now
             for model in self._used:
                 self._used[model] *= math.exp(-age)
             return 1.0

@@ -72,6 +72,14 @@ async def handed_over(decoder: Decoder) -> None:
         await asyncio.sleep(0.001)
 
 
+async def held_back(decoder: Decoder) -> asyncio.Task[np.ndarray[Any, Any]]:
+    """An image of the model "a", which no process gets."""
+    waiting = asyncio.create_task(decoded(decoder, PHOTOS[0]))
+    await asyncio.sleep(0)
+    assert not decoder.in_hand
+    return waiting
+
+
 def run(scene: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(scene())
 
@@ -210,9 +218,7 @@ def test_a_model_that_has_had_more_waits_while_another_computes() -> None:
         shares.charge("a", 1.0)
         async with a_decoder(shares=shares) as decoder:
             with shares.computing("b", 2):
-                waiting = asyncio.create_task(decoded(decoder, PHOTOS[0]))
-                await asyncio.sleep(0)
-                assert not decoder.in_hand
+                waiting = await held_back(decoder)
                 rows = np.zeros((40, *SPEC.shape), np.uint8)
                 await decoder.decode([(k, PHOTOS[1]) for k in range(40)], SPEC, rows, line="b")
                 assert not waiting.done()
@@ -228,9 +234,7 @@ def test_the_wait_for_another_model_ends_without_it() -> None:
         shares.charge("a", 1.0)
         async with a_decoder(shares=shares) as decoder:
             with shares.computing("b", 2):
-                waiting = asyncio.create_task(decoded(decoder, PHOTOS[0]))
-                await asyncio.sleep(0)
-                assert not decoder.in_hand
+                waiting = await held_back(decoder)
                 clock.now += 60.0
                 assert len(await waiting) == 1
 
