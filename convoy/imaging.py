@@ -141,14 +141,16 @@ def _decode_plain(
         check_scans(data)
     orientation = _orientation_of(header.exif, header.xmp)
     scale = _scale(size, _draft_size(spec, orientation))
-    channels = 1 if header.components == spec.channels == 1 else 3
-    whole = (orientation, *size, channels) == (1, spec.width, spec.height, spec.channels)
-    pixels = decode_plain(data, header, scale, channels, out if whole else None)
+    grey = header.components == spec.channels == 1
+    if (orientation, *size) == (1, spec.width, spec.height) and (grey or spec.channels == 3):
+        return decode_plain(data, header, scale, "GRAY" if grey else "RGB", out) is not None
+    pixels = decode_plain(data, header, scale, "GRAY" if grey else "RGBX")
     if pixels is None:
         return False
-    if not whole:
-        grey = channels == 1
-        _fit(Image.fromarray(pixels[..., 0] if grey else pixels), orientation, spec, out)
+    # Pillow would put three bytes together to four one by one.
+    mode, layout = ("L", "L") if grey else ("RGB", "RGBX")
+    image = Image.frombytes(mode, header.scaled(scale), pixels.data, "raw", layout)
+    _fit(image, orientation, spec, out)
     return True
 
 

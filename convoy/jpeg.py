@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,11 @@ _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 # scan is; real files have about ten.
 _MAX_SCANS = 100
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+# Of one pixel. X: a byte without a meaning, as Pillow's own images have one.
+Layout = Literal["GRAY", "RGB", "RGBX"]
+_BYTES: dict[Layout, int] = {"GRAY": 1, "RGB": 3, "RGBX": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +105,25 @@ def check_scans(data: bytes) -> None:
 
 
 def decode_plain(
-    data: bytes, header: Header, scale: int, channels: int, out: NDArray[np.uint8] | None = None
+    data: bytes, header: Header, scale: int, layout: Layout, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8] | None:
-    """Decode at 1 / `scale` (1, 2, 4 or 8) to 1 channel (of a grey file) or 3, into `out` if given.
+    """Decode at 1 / `scale` (1, 2, 4 or 8) in a layout, into `out` if given.
 
-    Releases the interpreter's lock.
+    Grey is for grey files only. Releases the interpreter's lock.
 
-    Returns: uint8 [ceil(height / scale), ceil(width / scale), channels]; None where libjpeg-turbo
+    Returns: uint8 [ceil(height / scale), ceil(width / scale), 1, 3 or 4]; None where libjpeg-turbo
     refuses or only doubts the file: then Pillow has to say what is wrong with it, if anything.
     """
     width, height = header.scaled(scale)
+    shape = height, width, _BYTES[layout]
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             data,
-            "GRAY" if channels == 1 else "RGB",
+            layout,
             min_height=height if scale > 1 else 0,
             min_width=width if scale > 1 else 0,
-            buffer=np.empty((height, width, channels), np.uint8) if out is None else out,
+            buffer=np.empty(shape, np.uint8) if out is None else out,
         )
     except ValueError:
         return None
-    return pixels if pixels.shape == (height, width, channels) else None
+    return pixels if pixels.shape == shape else None

@@ -116,7 +116,7 @@ def test_a_plain_file_is_decoded_at_every_scale(scale: int) -> None:
     data = photo(333, 257)
     header = read_header(data)
     assert header is not None
-    pixels = decode_plain(data, header, scale, 3)
+    pixels = decode_plain(data, header, scale, "RGB")
     assert pixels is not None
     with Image.open(io.BytesIO(data)) as image:
         image.draft(None, (333 // scale, 257 // scale))
@@ -145,7 +145,7 @@ def test_a_truncated_file_is_doubted(cut: int) -> None:
     data = photo(64, 64)[:-cut]
     header = read_header(data)
     assert header is not None
-    assert decode_plain(data, header, 1, 3) is None
+    assert decode_plain(data, header, 1, "RGB") is None
 
 
 def test_pixels_and_scans_are_limited_before_decoding() -> None:
