@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import mmap
 import os
 import signal
@@ -91,10 +92,10 @@ class Pace:
         """Take into account what one took."""
         self.seconds = max(seconds, self.seconds + PACE_GAIN * (seconds - self.seconds))
 
-    def allows(self, count: int) -> bool:
-        """Whether a process may have so many images in hand."""
+    def allowed(self) -> int:
+        """How many images a process may have in hand; it may always have one."""
         window = DIVIDED_WINDOW_SECONDS if self.shares.divided else WINDOW_SECONDS
-        return count * self.seconds < window
+        return min(WINDOW, math.ceil(window / self.seconds) - 1)
 
 
 class Channel:
@@ -175,15 +176,11 @@ class Channel:
         except OSError:  # it has ended, or not yet begun
             return 0
 
-    @property
-    def has_room(self) -> bool:
-        """Whether it may get another job."""
-        if self._alone or self.closed or not self.ready.done():
-            return False
-        count = len(self._jobs)
-        return not count or (
-            count < WINDOW and self._pace.allows(count + 1) and self._bytes < WINDOW_BYTES
-        )
+    def has_room(self, allowed: int) -> bool:
+        """Whether it may get another job, where it may have `allowed` in hand."""
+        if count := len(self._jobs):
+            return count < allowed and self._bytes < WINDOW_BYTES and not self._alone
+        return self.ready.done() and not self.closed
 
     def kill_if_stuck(self, seconds: float) -> None:
         """Kill a process that has done nothing for so long, though it could."""

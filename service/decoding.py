@@ -147,7 +147,8 @@ class Decoder:
         return Channel(self._limits, self._pace, self._on_results, self._on_end)
 
     def _feed(self) -> None:
-        while channel := self._freest():
+        allowed = self._pace.allowed()
+        while (self._lines.waiting or self._suspects) and (channel := self._freest(allowed)):
             job = self._next(channel)
             if job is None:
                 break
@@ -165,11 +166,13 @@ class Decoder:
         if self._lines.waiting:
             self._loop.call_soon(self._feed)
 
-    def _freest(self) -> Channel | None:
+    def _freest(self, allowed: int) -> Channel | None:
         """The one that is to get the next job; none has room where it is None."""
-        free = [channel for channel in self._channels if channel.has_room]
-        least = min(free, key=lambda channel: channel.in_hand, default=None)
-        if least is None or not least.in_hand or not self._suspects:
+        free = [channel for channel in self._channels if channel.has_room(allowed)]
+        if not free:
+            return None
+        least = min(free, key=lambda channel: channel.in_hand)
+        if not self._suspects or not least.in_hand:
             return least
         # It is left to get idle, for them.
         free.remove(least)

@@ -70,7 +70,7 @@ class Shares:
 
     def must_wait(self, model: str) -> bool:
         """Whether no image of a model is to be decoded now. It ends in time without `on_change`."""
-        if not self._computing:
+        if all(other == model for other, _, _ in self._computing):
             return False
         margin = MARGIN_SECONDS * self._weight(self._clock())
         allowed = self._used[model] - margin
