@@ -95,7 +95,10 @@ class Carrier:
             except Exception as error:
                 failure = _failure(error, _id(message))
                 code = failure.code
-                raise failure from None
+                try:
+                    raise failure from None
+                finally:
+                    del failure  # else it and this frame would hold each other, and the message
             finally:
                 counts.finish(code.name, monotonic() - start)
                 self._accepted -= accepted
@@ -128,7 +131,10 @@ class Carrier:
             except Exception as error:
                 failure = _failure(error)
                 code = failure.code
-                raise failure from None
+                try:
+                    raise failure from None
+                finally:
+                    del failure  # as above
             finally:
                 counts.finish(code.name, monotonic() - start)
                 self._accepted -= sum(accepted)

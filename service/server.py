@@ -26,7 +26,7 @@ from service.health import Health
 from service.http.pulse import Pulse
 from service.http.server import HttpServer
 from service.keeper import Keeper
-from service.memory import return_freed_memory
+from service.memory import return_freed_memory, seek_cycles_seldom
 from service.methods import ImageClassifier
 from service.metrics import Metrics
 from service.names import SERVICE
@@ -286,6 +286,7 @@ async def serve_until_signal(settings: Settings) -> NoReturn:
     Raises: StartupError.
     """
     return_freed_memory()
+    seek_cycles_seldom()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
