@@ -13,14 +13,14 @@ Workload = tuple[Mapping[str, list[Round]], Mapping[str, Setting], Mapping[str, 
 
 
 def table(results: Mapping[str, Workload]) -> str:
-    """One row for each contender on each workload; medians of its rounds."""
+    """One row for each contender on each workload that has a round; medians of its rounds."""
     lines = [
         "| workload | | settings | requests/s | of bare | CPU, us a request | application, "
         "requests/s | memory, MiB | cold start, s | failed |",
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, (found, chosen, failed) in results.items():
-        for contender, rounds in found.items():
+        for contender, rounds in _measured(found).items():
             lines.append(
                 f"| {name} | {contender} | {chosen.get(contender, '')} "
                 f"| {_median(rounds, 'rate'):,.0f} "
@@ -48,7 +48,7 @@ def standing(results: Mapping[str, Workload]) -> str:
 def _fastest(found: Mapping[str, list[Round]], field: str, *, own: bool) -> str | None:
     medians = {
         who: _median(rounds, field)
-        for who, rounds in found.items()
+        for who, rounds in _measured(found).items()
         if who.startswith("convoy") == own
         and not who.startswith("bare")
         and all(getattr(one, field) for one in rounds)
@@ -82,6 +82,11 @@ def document(
         for name, (found, chosen, failed) in results.items()
     }
     return "\n".join(text), {"versions": versions, "missing": missing, "workloads": workloads}
+
+
+def _measured(found: Mapping[str, list[Round]]) -> dict[str, list[Round]]:
+    """Those that did not fail before their first round was over."""
+    return {who: rounds for who, rounds in found.items() if rounds}
 
 
 def _median(rounds: list[Round], field: str) -> float:

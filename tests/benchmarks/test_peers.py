@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks.peers.measure import measure
+from benchmarks.peers.measure import Round, measure
+from benchmarks.peers.report import document
 from benchmarks.peers.servers import Ours
 from benchmarks.peers.task import Task, WrongAnswer
 from benchmarks.workloads import Workload
@@ -38,3 +39,13 @@ def test_an_answer_must_be_that_of_the_bare_network(task: Task) -> None:
         task.check(right[::-1].copy())
     with pytest.raises(WrongAnswer):
         task.check(np.empty(0, np.float32))
+
+
+def test_who_fails_before_the_first_round_is_over_has_no_row() -> None:
+    rounds = {"bare": [Round(90.0, 1.0, 0)], "convoy, grpcio": [Round(60.0, 1.0, 0)]}
+    peers = {"triton": [Round(30.0, 1.0, 0)], "mosec": []}
+    text, _ = document({"photos": (rounds | peers, {}, {"mosec": "408"})}, {}, {}, 1, 1.0)
+    assert [line for line in text.splitlines() if "mosec" in line] == [
+        "| photos | mosec | failed: 408 |"
+    ]
+    assert "photos, rate: convoy, grpcio is 2.00 times as fast as triton" in text
