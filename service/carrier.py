@@ -93,7 +93,7 @@ class Carrier:
                 code = _gone(deadline)
                 raise
             except Exception as error:
-                failure = _failure(error, _id(message))
+                failure = failed(error, _id(message))
                 code = failure.code
                 try:
                     raise failure from None
@@ -129,7 +129,7 @@ class Carrier:
                 code = _gone(deadline)
                 raise
             except Exception as error:
-                failure = _failure(error)
+                failure = failed(error)
                 code = failure.code
                 try:
                     raise failure from None
@@ -160,6 +160,10 @@ class Carrier:
             seen = self._arrived
             await asyncio.sleep(QUIET_SECONDS)  # in which the last answers go onto the wire
         return complete
+
+    def note_full(self) -> None:
+        """Count a request that was refused before all of it had come."""
+        self._metrics.rejected["queue_full"] += 1
 
     def _counts(self, rpc: Rpc) -> MethodMetrics:
         """The counts of a method, the same for all that carry its calls."""
@@ -219,7 +223,8 @@ def _gone(deadline: float) -> Code:
     return Code.DEADLINE_EXCEEDED if gone == "deadline" else Code.CANCELLED
 
 
-def _failure(error: Exception, request_id: str = "") -> CallFailed:
+def failed(error: Exception, request_id: str = "") -> CallFailed:
+    """How a call ends for which this was raised."""
     if isinstance(error, CallFailed):
         return error
     code, text = told(error, request_id)

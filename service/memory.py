@@ -37,7 +37,7 @@ def reuse_freed_memory() -> None:
 def seek_cycles_seldom() -> None:
     """Look less often for objects that only hold each other, from now on.
 
-    No call leaves such behind, failed ones neither, so a look finds nothing; it costs a tenth of
+    A call leaves none behind, failed or not, so a look finds nothing; it costs a tenth of
     the event loop's time where many calls are under way.
     """
     gc.set_threshold(NEW_OBJECTS)

@@ -149,7 +149,9 @@ class Settings(BaseSettings):
         1024, description="Images per model that may be in the service at once; more are refused."
     )
     max_queue_bytes: Positive = Field(
-        256 * 2**20, description="Bytes of requests that may be in the service at once, per model."
+        256 * 2**20,
+        description="Bytes of requests that may be in the service at once, per model; as much may be on "
+        "the way in, of all callers together.",
     )
     priority_levels: Annotated[int, Field(ge=1, le=100)] = Field(
         1,

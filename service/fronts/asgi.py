@@ -13,10 +13,12 @@ from time import monotonic
 
 import structlog
 
-from service.carrier import CallFailed, Carrier, Stream, Unary
+from service.carrier import CallFailed, Carrier, Stream, Unary, failed
+from service.errors import QueueFull
 from service.fronts.exchange import Exchange, Message, Receive, Send
 from service.fronts.framing import Frames, timeout_seconds
-from service.rest.application import Rest
+from service.intake import Intake
+from service.rest.application import Rest, failure_response
 from service.rest.http import Departed, HttpError, Request, error_response
 from service.rest.routes import serves
 from service.rpcs import Rpc
@@ -39,6 +41,7 @@ class AsgiFront:
     def __init__(self, settings: Settings) -> None:
         self.port = int(settings.grpc_address.rpartition(":")[2])
         self._most = settings.max_message_bytes
+        self._intake = Intake(settings.max_queue_bytes)
         self._unary: dict[str, Unary] = {}
         self._stream: dict[str, Stream] = {}
         self._rest: Rest | None = None
@@ -46,6 +49,7 @@ class AsgiFront:
     async def start(self, carrier: Carrier, rpcs: Iterable[Rpc]) -> None:
         """Begin to take calls."""
         rpcs = tuple(rpcs)
+        self._intake.on_refusal = carrier.note_full
         self._rest = Rest(carrier, rpcs, max_bytes=self._most)
         for rpc in rpcs:
             path = f"/{rpc.service}/{rpc.method}"
@@ -60,7 +64,7 @@ class AsgiFront:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one call."""
         headers = dict(scope["headers"])
-        call = Exchange(receive, send)
+        call = Exchange(receive, send, self._intake)
         if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
             await self._answer_http(scope, headers, call)
             return
@@ -68,6 +72,8 @@ class AsgiFront:
             await self._answer(scope["path"], headers, call)
         except CallFailed as failure:
             await call.fail(failure)
+        except QueueFull as error:
+            await call.fail(failed(error))
         except (Departed, OSError):  # OSError: what pyvoy raises when there is nobody to send to
             pass
         except asyncio.CancelledError:
@@ -95,6 +101,8 @@ class AsgiFront:
                 await call.respond(NOT_GRPC)
         except HttpError as error:
             await call.respond(error.response)
+        except QueueFull as error:
+            await call.respond(failure_response(failed(error)))
         except (Departed, asyncio.CancelledError):
             pass  # nobody is there
         except Exception:

@@ -12,6 +12,7 @@ from typing import Any
 from service.carrier import CallFailed
 from service.fronts.framing import Frames, Headers, frame, status_headers
 from service.fronts.outbox import Outbox
+from service.intake import Intake
 from service.packing import ENCODINGS
 from service.rest.http import Departed, Response, too_large
 from service.status import Code
@@ -47,9 +48,12 @@ class Exchange:
     asked, and that its sender has left only to who asks: so `watch` asks from time to time.
     """
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, intake: Intake) -> None:
         self._receive = receive
         self._send = send
+        self._intake = intake
+        self._held = 0
+        """Bytes of what has come that are counted there."""
         self._outbox: Outbox | None = None
         self._chunks: deque[bytes] = deque()
         self._ended = False
@@ -62,7 +66,7 @@ class Exchange:
     async def only_message(self, frames: Frames) -> bytes:
         """The one message of a unary call; to be called before `watch`.
 
-        Raises: Departed, CallFailed.
+        Raises: Departed, CallFailed, QueueFull.
         """
         data = None
         while True:
@@ -76,6 +80,7 @@ class Exchange:
                 raise CallFailed(Code.INVALID_ARGUMENT, "the call has more than one message")
             if not event["more_body"]:
                 break
+            self._hold(frames.size + (len(data) if data else 0))
         self._ended = True
         frames.end()
         if data is None:
@@ -85,10 +90,11 @@ class Exchange:
     async def body(self, most: int) -> bytes:
         """All of a body that is no message of gRPC; to be called before `watch`.
 
-        Raises: Departed, HttpError.
+        Raises: Departed, HttpError, QueueFull.
         """
         chunks, size = [], 0
         while not self._ended:
+            self._hold(size)
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 raise Departed
@@ -100,7 +106,7 @@ class Exchange:
         return b"".join(chunks)
 
     async def messages(self, frames: Frames) -> AsyncGenerator[bytes, None]:
-        """The messages of a stream. Raises: CallFailed."""
+        """The messages of a stream. Raises: CallFailed, QueueFull."""
         while True:
             while (message := frames.take()) is not None:
                 yield message
@@ -108,6 +114,7 @@ class Exchange:
                 if self._ended:
                     frames.end()
                     return
+                self._hold(frames.size)
                 self._ask()
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
@@ -163,10 +170,17 @@ class Exchange:
         await self._send({**END_OF_BODY, "body": rest})
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Watch no longer, and count nothing any more."""
+        self._hold(0)
         self._task = None
         if self._timer is not None:
             self._timer.cancel()
+
+    def _hold(self, size: int) -> None:
+        """Count what has come before more of it is waited for. Raises: QueueFull."""
+        if size != self._held:
+            self._intake.change(self._held, size)
+            self._held = size
 
     def _look_again(self, deadline: float, seconds: float) -> None:
         left = deadline - monotonic()

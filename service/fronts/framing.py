@@ -39,17 +39,18 @@ class Frames:
         """Where the next message begins in the data; moving on spares a copy for each message."""
         self._chunks: list[bytes] = []
         """What has come since."""
-        self._size = 0
+        self.size = 0
+        """Bytes of what is here and in no message that was taken."""
         self._needed = PREFIX.size
 
     def feed(self, chunk: bytes) -> None:
         """Take the next chunk of the body."""
         self._chunks.append(chunk)
-        self._size += len(chunk)
+        self.size += len(chunk)
 
     def take(self) -> bytes | None:
         """The next message, or None where it is not complete yet."""
-        if self._size < self._needed:
+        if self.size < self._needed:
             return None
         if self._chunks:
             rest = self._data[self._at :]
@@ -59,19 +60,19 @@ class Frames:
         if length > self._most:
             raise _too_large(length, self._most)
         self._needed = PREFIX.size + length
-        if self._size < self._needed:
+        if self.size < self._needed:
             return None
         message = self._data[self._at + PREFIX.size : self._at + self._needed]
         self._at += self._needed
-        self._size -= self._needed
+        self.size -= self._needed
         self._needed = PREFIX.size
-        if not self._size:
+        if not self.size:
             self._data, self._at = b"", 0
         return self._unpack(message) if compressed else message
 
     def end(self) -> None:
         """Take the end of the body. Raises: CallFailed where it is within a message."""
-        if self._size:
+        if self.size:
             raise CallFailed(Code.INVALID_ARGUMENT, "the body ends within a message")
 
     def _unpack(self, message: bytes) -> bytes:

@@ -9,8 +9,11 @@ from typing import Any
 
 import structlog
 
+from service.carrier import failed
+from service.errors import QueueFull
 from service.http.operators import Operators
-from service.rest.application import Rest
+from service.intake import Intake
+from service.rest.application import Rest, failure_response
 from service.rest.http import Departed, HttpError, Request, Response, error_response, too_large
 from service.rest.routes import serves
 from service.settings import Settings
@@ -37,8 +40,10 @@ class Application:
         self._operators = operators
         self._rest = rest
         self._most = settings.max_message_bytes
+        self._intake = Intake(settings.max_queue_bytes)
         self._access_log = settings.access_log
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self._intake.on_refusal = lambda: loop.call_soon_threadsafe(rest.note_full)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -69,28 +74,29 @@ class Application:
         except HttpError as error:
             response = error.response
             return response
+        except QueueFull as error:
+            response = failure_response(failed(error))
+            response.headers.append(CLOSE)
+            return response
         finally:
             if self._access_log:
                 _note(scope, headers, began, received, response)
 
     async def _body(self, receive: Receive) -> bytes:
-        chunks, size, more = [], 0, True
-        while more and size <= self._most + LINGER_BYTES:
-            try:
-                async with asyncio.timeout(BODY_SECONDS):
-                    event = await receive()
-            except TimeoutError:
-                raise HttpError(408, "the body does not come", [CLOSE]) from None
-            if event["type"] == "http.disconnect":
-                raise Departed
-            chunks.append(event["body"])
-            size += len(event["body"])
-            more = event["more_body"]
-            if size > self._most:
-                chunks.clear()
-        if size > self._most:
-            raise too_large(self._most, [CLOSE])
-        return b"".join(chunks)
+        body = _Body(self._most, self._intake)
+        try:
+            while body.more:
+                try:
+                    async with asyncio.timeout(BODY_SECONDS):
+                        event = await receive()
+                except TimeoutError:
+                    raise HttpError(408, "the body does not come", [CLOSE]) from None
+                if event["type"] == "http.disconnect":
+                    raise Departed
+                body.add(event["body"], more=event["more_body"])
+            return body.whole()
+        finally:
+            body.close()
 
     async def _cross(self, request: Request, receive: Receive) -> Response:
         """The answer from the other event loop, which is told when the caller leaves.
@@ -109,6 +115,55 @@ class Application:
         finally:
             gone.cancel()
             answer.cancel()
+
+
+class _Body:
+    """What has come of a body. It is read to its end where it is refused, too: see LINGER_BYTES."""
+
+    def __init__(self, most: int, intake: Intake) -> None:
+        self._most, self._intake = most, intake
+        self._chunks: list[bytes] = []
+        self._size = self._held = 0
+        self._refusal: Exception | None = None
+        self._ended = False
+
+    @property
+    def more(self) -> bool:
+        """Whether to read on."""
+        return not self._ended and self._size <= self._most + LINGER_BYTES
+
+    def add(self, chunk: bytes, *, more: bool) -> None:
+        """Take the next part."""
+        self._size += len(chunk)
+        self._ended = not more
+        if self._size > self._most:
+            self._refuse(too_large(self._most, [CLOSE]))
+        elif self._refusal is None:
+            self._chunks.append(chunk)
+            if more:
+                self._hold(self._size)
+
+    def whole(self) -> bytes:
+        """All of it. Raises: HttpError, QueueFull."""
+        if self._refusal is not None:
+            raise self._refusal
+        return b"".join(self._chunks)
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        self._hold(0)
+
+    def _hold(self, size: int) -> None:
+        try:
+            self._intake.change(self._held, size)
+            self._held = size
+        except QueueFull as error:
+            self._refuse(error)
+
+    def _refuse(self, why: Exception) -> None:
+        self._refusal = why
+        self._chunks.clear()
+        self._hold(0)
 
 
 def _note(

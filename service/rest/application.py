@@ -55,6 +55,7 @@ class Rest:
 
     def __init__(self, carrier: Carrier, rpcs: Iterable[Rpc], *, max_bytes: int) -> None:
         self._most = max_bytes
+        self.note_full = carrier.note_full
         methods = {rpc.method: rpc for rpc in rpcs if rpc.service == INFERENCE}
         self._calls: dict[Route, Callable[[Call, float, str], Awaitable[Message]]] = {}
         for route in ROUTES:
@@ -69,7 +70,7 @@ class Rest:
         except HttpError as error:
             return error.response
         except CallFailed as failure:
-            return error_response(STATUSES[failure.code.name], str(failure), _advice(failure))
+            return failure_response(failure)
         except Exception:
             log.exception("request_failed")
             return error_response(STATUSES["INTERNAL"], UNKNOWN_TEXT)
@@ -111,6 +112,11 @@ async def _packed(response: Response, headers: Mapping[bytes, bytes]) -> Respons
 
 async def _perhaps_in_thread(work: Callable[[bytes, T], bytes], data: bytes, how: T) -> bytes:
     return await asyncio.to_thread(work, data, how) if len(data) > LARGE else work(data, how)
+
+
+def failure_response(failure: CallFailed) -> Response:
+    """What a call that failed is in HTTP."""
+    return error_response(STATUSES[failure.code.name], str(failure), _advice(failure))
 
 
 def _advice(failure: CallFailed) -> Headers:

@@ -63,6 +63,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
             "decode_process",
             "devices",
             "gate",
+            "intake",
             "lines",
             "names",
             "packing",
@@ -230,3 +231,20 @@ import service.cli, service.server
 def test_imports_inside_functions_are_seen() -> None:
     """The walk above is worth nothing if it misses the lazy imports of the commands."""
     assert {"service.settings", "service.server"} <= edges("service")["service.cli"]
+
+
+WALL_CLOCK = {"time.time", "time.time_ns", "datetime.datetime", "datetime.date"}
+
+
+def test_no_wall_clock_decides_anything() -> None:
+    """It may jump. It is only told: when a model answered last."""
+    readers = {
+        name
+        for package in ("convoy", "service")
+        for name, tree in modules(package).items()
+        if WALL_CLOCK.intersection(imported(tree))
+        or WALL_CLOCK.intersection(
+            ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+        )
+    }
+    assert readers == {"service.replies"}

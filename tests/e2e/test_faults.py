@@ -185,3 +185,66 @@ def test_streams_beyond_the_limit_are_refused_until_others_end(tmp_path: Path) -
 
     with server_process(tmp_path, "--max-streams", "2") as server:
         asyncio.run(crowd(server.grpc_address))
+
+
+@pytest.fixture
+def half_a_processor() -> Iterator[None]:
+    """What is started meanwhile has a CPU quota of 0.5, and so have the tests."""
+    root = Path("/sys/fs/cgroup")
+    place = next((one for one in (root / "cpu", root) if (one / "cgroup.procs").exists()), root)
+    group = place / f"convoy-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no group of processes can be made: {error}")
+    try:
+        if (group / "cpu.cfs_quota_us").exists():
+            (group / "cpu.cfs_quota_us").write_text("50000")
+        else:
+            (group / "cpu.max").write_text("50000 100000")
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield
+        (place / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError as error:
+        pytest.skip(f"no quota can be set: {error}")
+    finally:
+        group.rmdir()
+
+
+@pytest.mark.usefixtures("half_a_processor")
+def test_half_a_processor_answers_everybody(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with server_process(tmp_path) as server:
+        assert len(server.decoders()) == 1
+        with server.stub() as stub:
+            calls = [stub.Classify.future(RED, timeout=PATIENCE) for _ in range(200)]
+            assert {label(call.result()) for call in calls} == {"red"}
+
+
+@pytest.mark.parametrize("front", ["envoy"], indirect=True)  # grpcio reads calls before it asks us
+def test_a_gigabyte_of_requests_is_not_kept(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    large = pb.Image(encoded=solid("red") + bytes(15 * 2**20))
+    payload = pb.ClassifyRequest(images=[large]).SerializeToString()
+
+    async def flood(address: str) -> set[str]:
+        async def call(channel: grpc.aio.Channel) -> str:
+            classify = channel.unary_unary("/convoy.v1.ImageClassifier/Classify")
+            try:
+                await classify(payload, timeout=PATIENCE)
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+            return "OK"
+
+        channels = [grpc.aio.insecure_channel(address, [("channel", n)]) for n in range(8)]
+        codes = await asyncio.gather(*(call(one) for one in channels for _ in range(9)))
+        await asyncio.gather(*(channel.close() for channel in channels))
+        return set(codes)
+
+    with server_process(tmp_path, "--max-queue-bytes", str(64 * 2**20)) as server:
+        before = server.memory("VmHWM")
+        assert asyncio.run(flood(server.grpc_address)) <= {"OK", "RESOURCE_EXHAUSTED"}
+        assert server.memory("VmHWM") - before < 600e6
+        assert server.metric("convoy_rejected_total", reason="queue_full") > 0
+        with server.stub() as stub:
+            assert label(stub.Classify(RED, timeout=PATIENCE)) == "red"

@@ -1,0 +1,90 @@
+"""Requests of which not all has come take a bounded amount of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import QueueFull
+from service.fronts.exchange import Exchange
+from service.fronts.framing import Frames, frame
+from service.intake import Intake
+from tests.servers import PATIENCE, running_server
+from tests.service.rest import INFER, rest_addresses
+
+BODY = b"x" * 80
+
+
+def receive(body: bytes, *, whole: bool) -> Callable[[], asyncio.Future[dict[str, Any]]]:
+    """A caller that sends this; where it is not whole, no more comes."""
+    events = [{"type": "http.request", "body": body, "more_body": not whole}]
+
+    def once() -> asyncio.Future[dict[str, Any]]:
+        future = asyncio.get_running_loop().create_future()
+        if events:
+            future.set_result(events.pop())
+        return future
+
+    return once
+
+
+async def nowhere(event: dict[str, Any]) -> None:
+    pass
+
+
+@pytest.mark.parametrize("unfinished", [frame(BODY)[:-1], frame(BODY)])  # that still may go on
+def test_a_message_is_refused_while_others_fill_the_room(unfinished: bytes) -> None:
+    intake = Intake(100)
+
+    async def message(body: bytes, *, whole: bool = False) -> bytes:
+        exchange = Exchange(receive(body, whole=whole), nowhere, intake)
+        try:
+            return await exchange.only_message(Frames(b"identity", 1000))
+        finally:
+            exchange.close()
+
+    async def run() -> None:
+        waiting = asyncio.create_task(message(unfinished))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match="100 bytes of requests"):
+            await message(unfinished)
+        assert await message(frame(BODY), whole=True) == BODY  # it takes no room
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        again = asyncio.create_task(message(unfinished))
+        await asyncio.sleep(0)
+        assert not again.done()
+        again.cancel()
+
+    asyncio.run(run())
+
+
+def half(address: str) -> socket.socket:
+    """A connection on which three quarters of a request have come."""
+    host, _, port = address.rpartition(":")
+    one = socket.create_connection((host, int(port)), PATIENCE)
+    head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: 8000\r\n\r\n"
+    one.sendall(head.encode() + b"{" * 6000)
+    return one
+
+
+def status(one: socket.socket) -> int:
+    return int(one.recv(4096).split()[1])
+
+
+def test_a_body_is_refused_while_others_fill_the_room(models: Path, front: str) -> None:
+    with running_server(models, max_queue_bytes=10_000) as server:
+        for number, address in enumerate(rest_addresses(server, front), 1):
+            both = [half(address), half(address)]
+            server.wait_for_metric(number, "convoy_rejected_total", reason="queue_full")
+            for one in both:
+                one.sendall(b"{" * 2000)
+            # What was read is no JSON.
+            assert sorted(map(status, both)) == [400, 429]
+            for one in both:
+                one.close()
