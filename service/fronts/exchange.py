@@ -82,6 +82,7 @@ class Exchange:
                 break
             self._hold(frames.size + (len(data) if data else 0))
         self._ended = True
+        self._hold(0)
         frames.end()
         if data is None:
             raise CallFailed(Code.INVALID_ARGUMENT, "the call has no message")
@@ -103,12 +104,14 @@ class Exchange:
             if size > most:
                 raise too_large(most)
             self._ended = not event["more_body"]
+        self._hold(0)
         return b"".join(chunks)
 
     async def messages(self, frames: Frames) -> AsyncGenerator[bytes, None]:
         """The messages of a stream. Raises: CallFailed, QueueFull."""
         while True:
             while (message := frames.take()) is not None:
+                self._hold(0)
                 yield message
             while not self._chunks:
                 if self._ended:

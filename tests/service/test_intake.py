@@ -20,9 +20,11 @@ from tests.service.rest import INFER, rest_addresses
 BODY = b"x" * 80
 
 
-def receive(body: bytes, *, whole: bool) -> Callable[[], asyncio.Future[dict[str, Any]]]:
-    """A caller that sends this; where it is not whole, no more comes."""
-    events = [{"type": "http.request", "body": body, "more_body": not whole}]
+def in_parts(*parts: bytes, ends: bool = True) -> Callable[[], asyncio.Future[dict[str, Any]]]:
+    """A caller that sends these; where it does not end, no more comes."""
+    events = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    events[-1]["more_body"] = not ends
+    events.reverse()
 
     def once() -> asyncio.Future[dict[str, Any]]:
         future = asyncio.get_running_loop().create_future()
@@ -42,7 +44,7 @@ def test_a_message_is_refused_while_others_fill_the_room(unfinished: bytes) -> N
     intake = Intake(100)
 
     async def message(body: bytes, *, whole: bool = False) -> bytes:
-        exchange = Exchange(receive(body, whole=whole), nowhere, intake)
+        exchange = Exchange(in_parts(body, ends=whole), nowhere, intake)
         try:
             return await exchange.only_message(Frames(b"identity", 1000))
         finally:
@@ -60,6 +62,24 @@ def test_a_message_is_refused_while_others_fill_the_room(unfinished: bytes) -> N
         await asyncio.sleep(0)
         assert not again.done()
         again.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_message_that_is_whole_takes_no_room_any_more() -> None:
+    intake = Intake(100)
+    parts = [frame(BODY)[:-1], frame(BODY)[-1:]]
+
+    async def run() -> None:
+        for kind in ("unary", "stream"):
+            exchange = Exchange(in_parts(*parts), nowhere, intake)
+            frames = Frames(b"identity", 1000)
+            if kind == "unary":
+                assert await exchange.only_message(frames) == BODY
+            else:
+                assert await anext(exchange.messages(frames)) == BODY
+            intake.change(0, 100)
+            intake.change(100, 0)
 
     asyncio.run(run())
 
