@@ -4,9 +4,10 @@
 
 Alone: one request after the other, beside the same work in a loop without a server. Under load:
 requests arrive at random moments (Poisson), whether earlier ones were answered or not, and latency
-counts from the moment one was due, so that neither a slow server nor a slow client hides a wait.
-Capacity is what the same client reaches in a closed loop first. Client and server share the
-processors. Cold start counts from the start of the process to its first answer.
+counts from the moment one was due, so that neither a slow server nor a slow client hides a wait;
+how late they were sent is told beside it. Capacity is what the same client reaches in a closed
+loop first. Client and server share the processors. Cold start counts from the start of the process
+to its first answer.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Latency:
     offered: float
     p50: float
     p99: float
+    late_p99: float
+    """After they were due, requests were sent: the part of the wait that is the client's."""
     sent: int
     errors: int
     memory: list[float]
@@ -70,6 +73,7 @@ def measure(
         len(part.calls) / part.seconds,
         quantile(part.good, 0.5) * 1e3,
         quantile(part.good, 0.99) * 1e3,
+        quantile(part.lateness, 0.99) * 1e3,
         len(part.calls),
         part.errors,
         memory.result(),
@@ -109,15 +113,15 @@ def report(results: list[Latency], colds: list[tuple[float, float]]) -> str:
     """The figures as Markdown."""
     lines = [
         "| workload | alone, p50 | bare, p50 | capacity | offered | p50 | p99 | p99 / p50 "
-        "| errors | memory, MiB: begin, middle, end |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| sent late, p99 | errors | memory, MiB: begin, middle, end |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for one in results:
         memory = (one.memory[0], one.memory[len(one.memory) // 2], one.memory[-1])
         lines.append(
             f"| {one.workload} | {one.alone_p50:.2f} ms | {one.bare_p50:.2f} ms "
             f"| {one.capacity:,.0f}/s | {one.offered:,.0f}/s | {one.p50:.1f} ms | {one.p99:.1f} ms "
-            f"| {one.p99 / one.p50:.1f} | {one.errors} of {one.sent} "
+            f"| {one.p99 / one.p50:.1f} | {one.late_p99:.1f} ms | {one.errors} of {one.sent} "
             f"| {', '.join(f'{value:.0f}' for value in memory)} |"
         )
     seconds, memory = (statistics.median(column) for column in zip(*colds, strict=True))

@@ -65,6 +65,11 @@ class Answers:
         """How many succeeded, a second."""
         return len(self.good) / self.seconds
 
+    @property
+    def lateness(self) -> list[float]:
+        """Seconds from when a call was due until it was sent: the wait that is the client's."""
+        return [call.sent - call.due for call in self.calls]
+
 
 def closed_loop(target: Target, seconds: float, callers: int = CALLERS) -> Answers:
     """Call with a steady number of callers."""
