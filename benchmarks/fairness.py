@@ -14,16 +14,14 @@ import argparse
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import grpc
-import uvloop
-
 from benchmarks.h2load import GRPC, framed, require_h2load
-from benchmarks.loops import OPTIONS, Caller, closed_loop, open_loop, quantile
+from benchmarks.loops import Target, closed_loop, open_loop, quantile
 from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm, started
 from benchmarks.reports import RESULTS, write
 from benchmarks.workloads import Workload, workloads
@@ -57,23 +55,20 @@ class Round:
         return self.beside_p99 / self.alone_p99
 
 
-async def measure(
+def measure(
     server: Server, flooded: Workload, other: Workload, seconds: float, rate: float
 ) -> Round:
     """One round: the other model alone, then beside the flood."""
-    payload = other.request().SerializeToString()
-    async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
-        warm, alone, beside = (Caller(channel, payload, DEADLINE) for _ in range(3))
-        await closed_loop(warm, min(1.0, seconds), 1)
-        await open_loop(alone, rate, seconds)
-        with flood(server, flooded):
-            before = server.images_of(flooded.network)
-            took = await open_loop(beside, rate, seconds)
-            images = server.images_of(flooded.network) - before
-    good = [one.latencies["OK"] for one in (alone, beside)]
-    sent = [sum(map(len, one.latencies.values())) for one in (alone, beside)]
-    times = (quantile(one, share) * 1e3 for one in good for share in (0.5, 0.99))
-    errors = sum(sent) - sum(map(len, good))
+    target = Target(server.grpc_address, other.request().SerializeToString(), DEADLINE)
+    closed_loop(target, min(1.0, seconds), 1)
+    alone = open_loop(target, rate, seconds)
+    with flood(server, flooded):
+        before, begin = server.images_of(flooded.network), time.perf_counter()
+        beside = open_loop(target, rate, seconds)
+        took = time.perf_counter() - begin
+        images = server.images_of(flooded.network) - before
+    times = (quantile(one.good, share) * 1e3 for one in (alone, beside) for share in (0.5, 0.99))
+    errors = alone.errors + beside.errors
     return Round(flooded.network, other.network, rate, *times, errors, images / took)
 
 
@@ -116,7 +111,7 @@ def all_rounds(server: Server, options: argparse.Namespace) -> list[Round]:
     """Each model flooded in turn, at each rate of the other, again and again."""
     small, large = (load for load in workloads() if load.name in NAMES)
     return [
-        uvloop.run(measure(server, *pair, options.seconds, rate))
+        measure(server, *pair, options.seconds, rate)
         for _ in range(options.rounds)
         for rate in options.rates
         for pair in ((small, large), (large, small))

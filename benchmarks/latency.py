@@ -4,26 +4,26 @@
 
 Alone: one request after the other, beside the same work in a loop without a server. Under load:
 requests arrive at random moments (Poisson), whether earlier ones were answered or not, and latency
-counts from the moment one was due, so that neither a slow server nor a slow client hides a wait.
-Capacity is what the same client reaches in a closed loop first. Client and server share the
-processors. Cold start counts from the start of the process to its first answer.
+counts from the moment one was due, so that neither a slow server nor a slow client hides a wait;
+how late they were sent is told beside it. Capacity is what the same client reaches in a closed
+loop first. Client and server share the processors. Cold start counts from the start of the process
+to its first answer.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import grpc
-import uvloop
 
-from benchmarks.loops import OPTIONS, Caller, closed_loop, open_loop, quantile
+from benchmarks.loops import Target, closed_loop, open_loop, quantile
 from benchmarks.processes import METHOD, ROOT, Server, convoy_serve, heed_sigterm
 from benchmarks.reports import RESULTS, write
 from benchmarks.workloads import Workload, photo, session, workloads
@@ -46,44 +46,45 @@ class Latency:
     offered: float
     p50: float
     p99: float
+    late_p99: float
+    """After they were due, requests were sent: the part of the wait that is the client's."""
     sent: int
     errors: int
     memory: list[float]
     """At equal distances from the begin of the load to its end."""
 
 
-async def measure(
+def measure(
     server: Server, bundle: Bundle, load: Workload, seconds: float, share: float
 ) -> Latency:
     """Measure one workload: alone, then the capacity, then at that share of it."""
-    payload = load.request().SerializeToString()
-    async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
-        warm, alone, full, part = (Caller(channel, payload, DEADLINE) for _ in range(4))
-        await closed_loop(warm, min(2.0, seconds), load.in_flight)
-        await closed_loop(alone, min(5.0, seconds), 1)
-        capacity = await closed_loop(full, min(10.0, seconds), load.in_flight)
-        sampling = asyncio.create_task(sample_memory(server, seconds))
-        took = await open_loop(part, share * capacity, seconds)
-    good, sent = part.latencies["OK"], sum(map(len, part.latencies.values()))
+    target = Target(server.grpc_address, load.request().SerializeToString(), DEADLINE)
+    closed_loop(target, min(2.0, seconds), load.in_flight)
+    alone = closed_loop(target, min(5.0, seconds), 1)
+    capacity = closed_loop(target, min(10.0, seconds), load.in_flight).rate
+    with ThreadPoolExecutor(1) as beside:
+        memory = beside.submit(sample_memory, server, seconds)
+        part = open_loop(target, share * capacity, seconds)
     return Latency(
         load.name,
-        quantile(alone.latencies["OK"], 0.5) * 1e3,
+        quantile(alone.good, 0.5) * 1e3,
         bare_p50(bundle, load, min(5.0, seconds)) * 1e3,
         capacity,
-        sent / took,
-        quantile(good, 0.5) * 1e3,
-        quantile(good, 0.99) * 1e3,
-        sent,
-        sent - len(good),
-        await sampling,
+        len(part.calls) / part.seconds,
+        quantile(part.good, 0.5) * 1e3,
+        quantile(part.good, 0.99) * 1e3,
+        quantile(part.lateness, 0.99) * 1e3,
+        len(part.calls),
+        part.errors,
+        memory.result(),
     )
 
 
-async def sample_memory(server: Server, seconds: float) -> list[float]:
+def sample_memory(server: Server, seconds: float) -> list[float]:
     """Resident mebibytes, now and then until `seconds` are over."""
     found = [server.resident_bytes() / 2**20]
     for _ in range(MEMORY_SAMPLES):
-        await asyncio.sleep(seconds / MEMORY_SAMPLES)
+        time.sleep(seconds / MEMORY_SAMPLES)
         found.append(server.resident_bytes() / 2**20)
     return found
 
@@ -111,16 +112,16 @@ def cold_start(arguments: Sequence[str]) -> tuple[float, float]:
 def report(results: list[Latency], colds: list[tuple[float, float]]) -> str:
     """The figures as Markdown."""
     lines = [
-        "| workload | alone, p50 | bare, p50 | capacity | offered | p50 | p99 | p99 / p50 | errors "
-        "| memory, MiB: begin, middle, end |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| workload | alone, p50 | bare, p50 | capacity | offered | p50 | p99 | p99 / p50 "
+        "| sent late, p99 | errors | memory, MiB: begin, middle, end |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for one in results:
         memory = (one.memory[0], one.memory[len(one.memory) // 2], one.memory[-1])
         lines.append(
             f"| {one.workload} | {one.alone_p50:.2f} ms | {one.bare_p50:.2f} ms "
             f"| {one.capacity:,.0f}/s | {one.offered:,.0f}/s | {one.p50:.1f} ms | {one.p99:.1f} ms "
-            f"| {one.p99 / one.p50:.1f} | {one.errors} of {one.sent} "
+            f"| {one.p99 / one.p50:.1f} | {one.late_p99:.1f} ms | {one.errors} of {one.sent} "
             f"| {', '.join(f'{value:.0f}' for value in memory)} |"
         )
     seconds, memory = (statistics.median(column) for column in zip(*colds, strict=True))
@@ -148,9 +149,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as models:
             bundle = write_bundles(Path(models), [load.network])[load.network]
             with convoy_serve(Path(models), *options.service) as server:
-                results.append(
-                    uvloop.run(measure(server, bundle, load, options.seconds, options.share))
-                )
+                results.append(measure(server, bundle, load, options.seconds, options.share))
     command = f"open loop of {options.seconds:g} s at {options.share:.0%} of capacity"
     found = {
         "latency": [asdict(one) for one in results],

@@ -13,34 +13,31 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import grpc
-import uvloop
-
-from benchmarks.loops import OPTIONS, Caller, closed_loop, open_loop, quantile
+from benchmarks.loops import Target, closed_loop, open_loop, quantile
 from benchmarks.processes import ROOT, Server, convoy_serve, heed_sigterm
 from benchmarks.workloads import hardware, photo
 from convoy.v1 import image_classifier_pb2 as pb
 
 
-async def measure(server: Server, options: argparse.Namespace) -> None:
+def measure(server: Server, options: argparse.Namespace) -> None:
     """Run both loops and print what they found."""
     image = pb.Image(encoded=photo(500, 375))
-    payload = pb.ClassifyRequest(images=[image] * options.images).SerializeToString()
-    async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
-        await closed_loop(Caller(channel, payload, 30.0), 2.0)
-        capacity = await closed_loop(Caller(channel, payload, 30.0), 10.0)
-        before = server.resident_bytes()
-        call = Caller(channel, payload, options.deadline)
-        seconds = await open_loop(call, options.factor * capacity, options.seconds)
-        after = await closed_loop(Caller(channel, payload, 30.0), 5.0)
-    good = [one for one in call.latencies["OK"] if one <= options.deadline]
-    total = sum(map(len, call.latencies.values()))
+    message = pb.ClassifyRequest(images=[image] * options.images).SerializeToString()
+    patient = Target(server.grpc_address, message, 30.0)
+    closed_loop(patient, 2.0)
+    capacity = closed_loop(patient, 10.0).rate
+    before = server.resident_bytes()
+    target = Target(server.grpc_address, message, options.deadline)
+    flood = open_loop(target, options.factor * capacity, options.seconds)
+    after = closed_loop(patient, 5.0).rate
+    seconds, total = flood.seconds, len(flood.calls)
+    good = [one for one in flood.good if one <= options.deadline]
     print(f"capacity    {capacity:8.1f} requests/s of {options.images} images, closed loop")
     print(f"offered     {total / seconds:8.1f} requests/s for {seconds:.0f} s")
     print(
         f"goodput     {len(good) / seconds:8.1f} requests/s, {len(good) / seconds / capacity:.0%}"
     )
-    for code, latencies in sorted(call.latencies.items()):
+    for code, latencies in sorted(flood.latencies.items()):
         p50, p99 = (quantile(latencies, share) * 1e3 for share in (0.5, 0.99))
         print(
             f"{code:<20} {len(latencies):6}  p50 {p50:7.1f} ms"
@@ -63,7 +60,7 @@ def main() -> None:
     heed_sigterm()
     print(hardware())
     with convoy_serve(options.models) as server:
-        uvloop.run(measure(server, options))
+        measure(server, options)
 
 
 if __name__ == "__main__":

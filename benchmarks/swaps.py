@@ -27,11 +27,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import grpc
-import uvloop
-
 import convoy
-from benchmarks.loops import OPTIONS, Caller, closed_loop, open_loop, quantile
+from benchmarks.loops import Answers, Target, closed_loop, open_loop, quantile
 from benchmarks.processes import Server, convoy_serve, heed_sigterm
 from benchmarks.reports import RESULTS, write
 from benchmarks.workloads import Workload, workloads
@@ -121,65 +118,38 @@ def swap(address: str, source: Path, models: Path, stop: Event, spans: Connectio
             shutil.rmtree(models / name / str(version - 1))
 
 
-class TimedCaller(Caller):
-    """Remembers when each answered request was due."""
-
-    def __init__(self, channel: grpc.aio.Channel, payload: bytes, deadline: float) -> None:
-        super().__init__(channel, payload, deadline)
-        self.answered: list[tuple[float, float]] = []
-        """When it was due, and its latency, in seconds."""
-
-    async def __call__(self, due: float) -> None:
-        """Send once."""
-        before = len(self.latencies["OK"])
-        await super().__call__(due)
-        if len(self.latencies["OK"]) > before:
-            self.answered.append((due, time.perf_counter() - due))
-
-    def during(self, spans: list[Span]) -> list[float]:
-        """Latencies of the requests that were due in one of these spans, in seconds."""
-        return [one for due, one in self.answered if any(a <= due <= b for a, b in spans)]
-
-
-async def latencies(server: Server, load: Workload, rate: float, seconds: float) -> TimedCaller:
-    """What an open loop measured."""
-    async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
-        caller = TimedCaller(channel, load.request().SerializeToString(), DEADLINE)
-        await open_loop(caller, rate, seconds)
-        return caller
-
-
-async def capacity(server: Server, load: Workload, seconds: float) -> float:
-    """Requests a second that the server answers when there are always some."""
-    async with grpc.aio.insecure_channel(server.grpc_address, OPTIONS) as channel:
-        payload = load.request().SerializeToString()
-        await closed_loop(Caller(channel, payload, DEADLINE), min(1.0, seconds))
-        return await closed_loop(Caller(channel, payload, DEADLINE), seconds)
+def during(answers: Answers, spans: list[Span]) -> list[float]:
+    """Latencies of the answered requests that were due in one of these spans, in seconds."""
+    good = (one for one in answers.calls if one.code == "OK")
+    return [one.ended - one.due for one in good if any(a <= one.due <= b for a, b in spans)]
 
 
 def measure(options: argparse.Namespace, source: Path, load: Workload) -> Round:
     """One round: each of the three for `options.seconds`."""
     name, seconds = load.network, options.seconds
+    message = load.request().SerializeToString()
     with (
         repository(source, 1) as models,
         convoy_serve(models, f"--control-token={TOKEN}", *options.service) as server,
     ):
-        rate = options.load * uvloop.run(capacity(server, load, min(4.0, seconds)))
-        still = uvloop.run(latencies(server, load, rate, seconds))
+        target = Target(server.grpc_address, message, DEADLINE)
+        closed_loop(target, min(1.0, seconds))
+        rate = options.load * closed_loop(target, min(4.0, seconds)).rate
+        still = open_loop(target, rate, seconds)
         with swapping(server, source, models) as swaps:
-            swapped = uvloop.run(latencies(server, load, rate, seconds))
+            swapped = open_loop(target, rate, seconds)
     trial = f'[{name}.challenger]\nversion = 2\nmode = "shadow"\nshare = 1.0\n'
     with (
         repository(source, 2, trial) as models,
         convoy_serve(models, *options.service) as server,
     ):
-        uvloop.run(latencies(server, load, rate, min(2.0, seconds)))
-        shadowed = uvloop.run(latencies(server, load, rate, seconds))
+        target = Target(server.grpc_address, message, DEADLINE)
+        open_loop(target, rate, min(2.0, seconds))
+        shadowed = open_loop(target, rate, seconds)
         shown = share_shown(server)
-    callers = (still, swapped, shadowed)
-    found = (still.latencies["OK"], swapped.during(swaps), shadowed.latencies["OK"])
+    found = (still.good, during(swapped, swaps), shadowed.good)
     times = (quantile(one, at) * 1e3 for one in found for at in (0.5, 0.99))
-    errors = sum(len(v) for one in callers for code, v in one.latencies.items() if code != "OK")
+    errors = sum(one.errors for one in (still, swapped, shadowed))
     return Round(rate, *times, len(swaps), shown, errors)
 
 
