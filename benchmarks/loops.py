@@ -104,6 +104,8 @@ def _closed_loop(target: Target, seconds: float, callers: int) -> Answers:
             line.http2.call(now, now)
         line.wait(start + seconds)
     line.finish()
+    if line.http2.broken:  # there is no rate to be had
+        raise SystemExit(f"{target.address} has ended the connection: {line.http2.ended[-1].code}")
     return Answers(line.http2.ended, time.perf_counter() - start)
 
 
@@ -111,6 +113,7 @@ def _open_loop(target: Target, rate: float, seconds: float) -> Answers:
     arrivals, line = random.Random(0), _Line(target)
     due = start = time.perf_counter()
     while (due := due + arrivals.expovariate(rate)) < start + seconds:
+        line.wait(due)  # where that is over, too: what was called is to leave, what came be read
         while (now := time.perf_counter()) < due:
             line.wait(due)
         line.http2.call(due, now)

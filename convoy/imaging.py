@@ -127,7 +127,7 @@ def fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     out = np.empty(spec.shape, np.uint8)
     with guarded(image.format or image.mode):
         image.load()
-        _fit(image, _orientation(image), spec, out)
+        _fit(_upright(image, _orientation(image)), spec, out)
     return out
 
 
@@ -150,7 +150,9 @@ def _decode_plain(
     # Pillow would put three bytes together to four one by one.
     mode, layout = ("L", "L") if grey else ("RGB", "RGBX")
     image = Image.frombytes(mode, header.scaled(scale), pixels.data, "raw", layout)
-    _fit(image, orientation, spec, out)
+    del pixels  # before there is a third copy
+    image = _upright(image, orientation)
+    _fit(image, spec, out)
     return True
 
 
@@ -161,12 +163,14 @@ def _decode_any(
         orientation = _orientation(image)
         if name == "JPEG":
             image.draft(None, _draft_size(spec, orientation))
-        _fit(load(image), orientation, spec, out)
+        _fit(_upright(load(image), orientation), spec, out)
 
 
-def _fit(image: Image.Image, orientation: int, spec: InputSpec, out: NDArray[np.uint8]) -> None:
-    if orientation > 1:
-        image = image.transpose(_TRANSPOSE[orientation])
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TRANSPOSE[orientation]) if orientation > 1 else image
+
+
+def _fit(image: Image.Image, spec: InputSpec, out: NDArray[np.uint8]) -> None:
     image = _flatten(image, "L" if spec.channels == 1 else "RGB")
     if image.size != (spec.width, spec.height):
         image = image.resize(

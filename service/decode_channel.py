@@ -30,7 +30,7 @@ from service.shares import Shares
 WINDOW, WINDOW_SECONDS, WINDOW_BYTES = 12, 0.01, 2**19
 # The same where there are others.
 DIVIDED_WINDOW_SECONDS = 0.002
-FIRST_PACE = 0.0005
+FIRST_PACE, LEAST_PACE = 0.0005, 1e-6
 # The pace follows a slow image at once, and fast ones by this much each.
 PACE_GAIN = 0.1
 LARGEST_OUTPUT = 3 * MAX_SIDE**2
@@ -95,7 +95,7 @@ class Pace:
     def allowed(self) -> int:
         """How many images a process may have in hand; it may always have one."""
         window = DIVIDED_WINDOW_SECONDS if self.shares.divided else WINDOW_SECONDS
-        return min(WINDOW, math.ceil(window / self.seconds) - 1)
+        return min(WINDOW, math.ceil(window / max(self.seconds, LEAST_PACE)) - 1)
 
 
 class Channel:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 
-from service.errors import QueueFull
+from service.errors import InvalidRequest, QueueFull
 
 RETRY_SECONDS = 1.0
+# For which a request keeps its room where others need it.
+PATIENCE_SECONDS = 10.0
 
 
 class Intake:
@@ -14,25 +17,69 @@ class Intake:
 
     What a model has room for is known only once a request is read. Without this, those that are
     still being read would take any amount of memory. One that is whole when it is first looked at
-    takes no room here.
+    takes no room here. Used from one thread.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, clock: Callable[[], float] = monotonic) -> None:
         self._most = most
+        self._clock = clock
         self._held = 0
+        self._holdings: dict[Holding, float] = {}
+        """Those that hold anything, and since when; the oldest first."""
         self.on_refusal: Callable[[], object] = lambda: None
-        """Called before one is refused."""
+        """Called for each request that is refused or dropped."""
 
-    def change(self, before: int, now: int) -> None:
-        """Note that a request of which `before` bytes were held has `now`.
+    def change(self, holding: Holding, size: int) -> None:
+        """Have a request hold `size` bytes.
 
-        Raises: QueueFull where there is no room for more; `before` bytes go on being held.
+        Raises: QueueFull where there is no room for more, InvalidRequest where there never is; it
+        goes on holding what it held.
         """
-        more = now - before
-        if more > 0 and self._held + more > self._most:
-            self.on_refusal()
+        if size > self._most:
+            raise InvalidRequest(
+                f"the request has {size:,} bytes or more; {self._most:,} may be in the service at "
+                "once: send fewer images at once"
+            )
+        while size > holding.size and self._held + size - holding.size > self._most:
+            self._drop_oldest(but=holding)
+        self._held += size - holding.size
+        holding.size = size
+        if size:
+            self._holdings.setdefault(holding, self._clock())
+        else:
+            self._holdings.pop(holding, None)
+
+    def _drop_oldest(self, *, but: Holding) -> None:
+        """Make room at the cost of the one that takes longest to come, if it takes too long."""
+        self.on_refusal()
+        oldest, since = next(iter(self._holdings.items()))
+        if oldest is but or self._clock() - since < PATIENCE_SECONDS:
             raise QueueFull(
                 f"{self._most:,} bytes of requests are being received, the most there may be",
                 retry_after=RETRY_SECONDS,
             )
-        self._held += more
+        self.change(oldest, 0)
+        oldest.on_drop()
+
+
+class Holding:
+    """What one request holds of an intake; `on_drop` is called where it has to go."""
+
+    __slots__ = ("_intake", "on_drop", "size")
+
+    def __init__(self, intake: Intake, on_drop: Callable[[], None]) -> None:
+        self._intake = intake
+        self.on_drop = on_drop
+        self.size = 0
+
+    def hold(self, size: int) -> None:
+        """Hold so many bytes from now on. Raises: as `Intake.change`."""
+        if size != self.size:
+            self._intake.change(self, size)
+
+
+def too_slow() -> QueueFull:
+    """The end of a request that was dropped."""
+    return QueueFull(
+        "the request took too long to come, and others needed its room", retry_after=RETRY_SECONDS
+    )

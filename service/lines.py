@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -70,7 +71,11 @@ class Lines(Generic[T]):
     def discard(self, line: str, unwanted: Callable[[T], bool]) -> None:
         """Remove jobs from a line."""
         with self._lock:
-            jobs = [one for one in self._waiting.pop(line, []) if not unwanted(one[2])]
+            before = self._waiting.pop(line, [])
+            jobs = [one for one in before if not unwanted(one[2])]
+            with suppress(Empty):
+                for _ in range(len(before) - len(jobs)):
+                    self._present.get(False)
             if jobs:
                 heapify(jobs)
                 self._waiting[line] = jobs

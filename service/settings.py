@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     max_queue_bytes: Positive = Field(
         256 * 2**20,
         description="Bytes of requests that may be in the service at once, per model; as much may "
-        "be on the way in, of all callers together.",
+        "be on the way in, of all callers of a port.",
     )
     priority_levels: Annotated[int, Field(ge=1, le=100)] = Field(
         1,

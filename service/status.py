@@ -55,10 +55,15 @@ def status_of(error: Exception) -> tuple[Code, str]:
 
 
 def told(error: Exception, request_id: str) -> tuple[Code, str]:
-    """`status_of` an error that is being handled; the log gets what it keeps from the caller."""
+    """`status_of` an error that has been handled; the log gets what it keeps from the caller.
+
+    The error lets go of the frames that it came through. Where one of them waited for it, its
+    future would hold the error, the error that frame, and that the future, with all the images.
+    """
     code, text = status_of(error)
     if text == UNKNOWN_TEXT:
         log.exception("request_failed", request_id=request_id)
+    error.with_traceback(None)
     return code, text
 
 

@@ -48,6 +48,7 @@ class Window(Generic[Request, Answer]):
             reader.cancel()
             for task, _ in self._tasks:
                 task.cancel()
+            del reader  # an error of it holds this frame
 
     async def _read(self, requests: AsyncIterator[Request]) -> None:
         async for request in requests:

@@ -6,7 +6,6 @@ Framed here, not by a library: what the ones there are cost is in docs/architect
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterable
 from contextlib import aclosing
 from time import monotonic
@@ -14,7 +13,7 @@ from time import monotonic
 import structlog
 
 from service.carrier import CallFailed, Carrier, Stream, Unary, failed
-from service.errors import QueueFull
+from service.errors import RequestError
 from service.fronts.exchange import Exchange, Message, Receive, Send
 from service.fronts.framing import Frames, timeout_seconds
 from service.intake import Intake
@@ -72,10 +71,10 @@ class AsgiFront:
             await self._answer(scope["path"], headers, call)
         except CallFailed as failure:
             await call.fail(failure)
-        except QueueFull as error:
+        except RequestError as error:
             await call.fail(failed(error))
-        except (Departed, OSError):  # OSError: what pyvoy raises when there is nobody to send to
-            pass
+        except (Departed, OSError) as gone:  # OSError: what pyvoy raises when nobody is there
+            gone.with_traceback(None)  # its frames hold it
         except asyncio.CancelledError:
             if call.expired:
                 await call.fail(CallFailed(Code.DEADLINE_EXCEEDED, "the deadline has passed"))
@@ -93,7 +92,6 @@ class AsgiFront:
         try:
             if serves(path):
                 request = Request(method, path, headers, await call.body(self._most))
-                call.watch(math.inf)
                 response = await self._rest.answer(request)
                 call.close()  # who is being answered is not to be cancelled
                 await call.respond(response)
@@ -101,7 +99,7 @@ class AsgiFront:
                 await call.respond(NOT_GRPC)
         except HttpError as error:
             await call.respond(error.response)
-        except QueueFull as error:
+        except RequestError as error:
             await call.respond(failure_response(failed(error)))
         except (Departed, asyncio.CancelledError):
             pass  # nobody is there
@@ -115,8 +113,7 @@ class AsgiFront:
         frames = Frames(headers.get(b"grpc-encoding", b"identity"), self._most)
         deadline = monotonic() + timeout_seconds(headers.get(b"grpc-timeout"))
         if unary := self._unary.get(path):
-            data = await call.only_message(frames)
-            call.watch(deadline)
+            data = await call.only_message(frames, deadline)
             authorization = headers.get(b"authorization", b"").decode("latin-1")
             await call.answer(await unary(data, deadline, authorization))
         elif stream := self._stream.get(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 from service.carrier import CallFailed
 from service.fronts.framing import Frames, Headers, frame, status_headers
 from service.fronts.outbox import Outbox
-from service.intake import Intake
+from service.intake import Holding, Intake, too_slow
 from service.packing import ENCODINGS
 from service.rest.http import Departed, Response, too_large
 from service.status import Code
@@ -51,9 +52,8 @@ class Exchange:
     def __init__(self, receive: Receive, send: Send, intake: Intake) -> None:
         self._receive = receive
         self._send = send
-        self._intake = intake
-        self._held = 0
-        """Bytes of what has come that are counted there."""
+        self._holding = Holding(intake, self._drop)
+        self._dropped = False
         self._outbox: Outbox | None = None
         self._chunks: deque[bytes] = deque()
         self._ended = False
@@ -63,65 +63,57 @@ class Exchange:
         self._task: asyncio.Task[Any] | None = None
         self.expired = False
 
-    async def only_message(self, frames: Frames) -> bytes:
-        """The one message of a unary call; to be called before `watch`.
+    async def only_message(self, frames: Frames, deadline: float) -> bytes:
+        """The one message of a unary call, which is watched from then on.
 
-        Raises: Departed, CallFailed, QueueFull.
+        Raises: Departed, CallFailed, InvalidRequest, QueueFull.
         """
-        data = None
-        while True:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                raise Departed
+        frames.feed(await self._first())
+        data = frames.take()
+        self.watch(deadline)
+        while not self._ended:
+            self._holding.hold(frames.size + (len(data) if data else 0))
+            chunk = await self._next()
             if data is None:
-                frames.feed(event["body"])
+                frames.feed(chunk)
                 data = frames.take()
-            elif event["body"]:
+            elif chunk:
                 raise CallFailed(Code.INVALID_ARGUMENT, "the call has more than one message")
-            if not event["more_body"]:
-                break
-            self._hold(frames.size + (len(data) if data else 0))
-        self._ended = True
-        self._hold(0)
+        self._holding.hold(0)
         frames.end()
         if data is None:
             raise CallFailed(Code.INVALID_ARGUMENT, "the call has no message")
         return data
 
     async def body(self, most: int) -> bytes:
-        """All of a body that is no message of gRPC; to be called before `watch`.
+        """All of a body that is no message of gRPC; its caller is watched from then on.
 
-        Raises: Departed, HttpError, QueueFull.
+        Raises: Departed, HttpError, InvalidRequest, QueueFull.
         """
-        chunks, size = [], 0
-        while not self._ended:
-            self._hold(size)
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                raise Departed
-            chunks.append(event["body"])
-            size += len(event["body"])
-            if size > most:
-                raise too_large(most)
-            self._ended = not event["more_body"]
-        self._hold(0)
+        chunks = [await self._first()]
+        size = len(chunks[0])
+        self.watch(math.inf)
+        while not self._ended and size <= most:
+            self._holding.hold(size)
+            chunks.append(await self._next())
+            size += len(chunks[-1])
+        self._holding.hold(0)
+        if size > most:
+            raise too_large(most)
         return b"".join(chunks)
 
     async def messages(self, frames: Frames) -> AsyncGenerator[bytes, None]:
-        """The messages of a stream. Raises: CallFailed, QueueFull."""
+        """The messages of a stream. Raises: CallFailed, InvalidRequest, QueueFull."""
         while True:
             while (message := frames.take()) is not None:
-                self._hold(0)
+                if self._holding.size:
+                    self._holding.hold(frames.size)
                 yield message
-            while not self._chunks:
-                if self._ended:
-                    frames.end()
-                    return
-                self._hold(frames.size)
-                self._ask()
-                self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
-            frames.feed(self._chunks.popleft())
+            if self._ended and not self._chunks:
+                frames.end()
+                return
+            self._holding.hold(frames.size)
+            frames.feed(await self._next())
 
     def watch(self, deadline: float) -> None:
         """Cancel this task when the deadline has passed or the caller has left."""
@@ -174,16 +166,40 @@ class Exchange:
 
     def close(self) -> None:
         """Watch no longer, and count nothing any more."""
-        self._hold(0)
+        self._holding.hold(0)
         self._task = None
         if self._timer is not None:
             self._timer.cancel()
 
-    def _hold(self, size: int) -> None:
-        """Count what has come before more of it is waited for. Raises: QueueFull."""
-        if size != self._held:
-            self._intake.change(self._held, size)
-            self._held = size
+    async def _first(self) -> bytes:
+        """The first part of what comes, which in most calls is all. Raises: Departed."""
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            raise Departed
+        self._ended = not event["more_body"]
+        chunk: bytes = event["body"]
+        return chunk
+
+    async def _next(self) -> bytes:
+        """The next part, or nothing at the end. Raises: QueueFull where it took too long."""
+        while not self._chunks:
+            if self._dropped:
+                raise too_slow()
+            if self._ended:
+                return b""
+            self._ask()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._chunks.popleft()
+
+    def _drop(self) -> None:
+        self._dropped = True
+        self._chunks.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _look_again(self, deadline: float, seconds: float) -> None:
         left = deadline - monotonic()
@@ -212,8 +228,7 @@ class Exchange:
         if message["body"]:
             self._chunks.append(message["body"])
         self._ended = not message["more_body"]
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
     def _cancel(self) -> None:
         if self._task is not None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 import structlog
 
 from service.carrier import failed
-from service.errors import QueueFull
+from service.errors import RequestError
 from service.http.operators import Operators
-from service.intake import Intake
+from service.intake import Holding, Intake, too_slow
 from service.rest.application import Rest, failure_response
 from service.rest.http import Departed, HttpError, Request, Response, error_response, too_large
 from service.rest.routes import serves
@@ -74,9 +75,9 @@ class Application:
         except HttpError as error:
             response = error.response
             return response
-        except QueueFull as error:
-            response = failure_response(failed(error))
-            response.headers.append(CLOSE)
+        except RequestError as error:
+            refused = failure_response(failed(error))
+            response = replace(refused, headers=[*refused.headers, CLOSE])
             return response
         finally:
             if self._access_log:
@@ -90,6 +91,7 @@ class Application:
                     async with asyncio.timeout(BODY_SECONDS):
                         event = await receive()
                 except TimeoutError:
+                    body.check()
                     raise HttpError(408, "the body does not come", [CLOSE]) from None
                 if event["type"] == "http.disconnect":
                     raise Departed
@@ -121,9 +123,10 @@ class _Body:
     """What has come of a body. It is read to its end where it is refused, too: see LINGER_BYTES."""
 
     def __init__(self, most: int, intake: Intake) -> None:
-        self._most, self._intake = most, intake
+        self._most = most
+        self._holding = Holding(intake, lambda: self._refuse(too_slow()))
         self._chunks: list[bytes] = []
-        self._size = self._held = 0
+        self._size = 0
         self._refusal: Exception | None = None
         self._ended = False
 
@@ -140,30 +143,29 @@ class _Body:
             self._refuse(too_large(self._most, [CLOSE]))
         elif self._refusal is None:
             self._chunks.append(chunk)
-            if more:
-                self._hold(self._size)
+            try:
+                self._holding.hold(self._size if more else 0)
+            except RequestError as error:
+                self._refuse(error)
 
-    def whole(self) -> bytes:
-        """All of it. Raises: HttpError, QueueFull."""
+    def check(self) -> None:
+        """Raises: HttpError, InvalidRequest, QueueFull, where it was refused."""
         if self._refusal is not None:
             raise self._refusal
+
+    def whole(self) -> bytes:
+        """All of it. Raises: as `check`."""
+        self.check()
         return b"".join(self._chunks)
 
     def close(self) -> None:
         """Hold nothing any more."""
-        self._hold(0)
-
-    def _hold(self, size: int) -> None:
-        try:
-            self._intake.change(self._held, size)
-            self._held = size
-        except QueueFull as error:
-            self._refuse(error)
+        self._holding.hold(0)
 
     def _refuse(self, why: Exception) -> None:
         self._refusal = why
         self._chunks.clear()
-        self._hold(0)
+        self._holding.hold(0)
 
 
 def _note(

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from service.errors import InvalidRequest
 from service.gate import Gate
 from service.metrics import Metrics
 from service.names import SERVICE
-from service.rpcs import Rpc
+from service.rpcs import Kind, Rpc
 
 
 @pytest.fixture
@@ -29,20 +29,41 @@ class Content:
     """Stands for the images of a request."""
 
 
+@pytest.mark.parametrize("waits", [False, True])  # a future and its waiter may hold each other
+@pytest.mark.parametrize("kind", ["unary", "bidi_stream"])
 @pytest.mark.usefixtures("no_collector")
-def test_what_a_failed_call_held_is_freed_at_once() -> None:
+def test_what_a_failed_call_held_is_freed_at_once(kind: Kind, waits: bool) -> None:
     seen: list[weakref.ref[Content]] = []
 
-    async def call(request: pb.ClassifyRequest, deadline: float) -> Any:
+    async def fail() -> None:
         content = Content()
         seen.append(weakref.ref(content))
+        if waits:
+            result = asyncio.get_running_loop().create_future()
+            result.set_exception(InvalidRequest("images: none"))
+            await result
         raise InvalidRequest("images: none")
 
+    async def answer(request: pb.ClassifyRequest, deadline: float) -> Any:
+        await fail()
+
+    async def stream(requests: AsyncIterator[Any], deadline: float) -> AsyncGenerator[Any, None]:
+        async for _ in requests:
+            await fail()
+            yield
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield b""
+
     async def run() -> str:
-        rpc = Rpc(SERVICE, "Classify", "unary", pb.ClassifyRequest, call)
-        carry = Carrier(Metrics(), Gate(None), max_images=1).unary(rpc)
+        carrier = Carrier(Metrics(), Gate(None), max_images=1)
+        call = answer if kind == "unary" else stream
+        rpc = Rpc(SERVICE, "Classify", kind, pb.ClassifyRequest, call)
         try:  # pytest.raises would hold on to the error
-            await carry(b"", math.inf, "")
+            if kind == "unary":
+                await carrier.unary(rpc)(b"", math.inf, "")
+            else:
+                await anext(carrier.stream(rpc)(messages(), math.inf))
         except CallFailed as failure:
             return str(failure)
         return "no error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from service.errors import QueueFull
+from service.errors import InvalidRequest, QueueFull
 from service.fronts.exchange import Exchange
 from service.fronts.framing import Frames, frame
-from service.intake import Intake
+from service.intake import PATIENCE_SECONDS, Holding, Intake
 from tests.servers import PATIENCE, running_server
+from tests.service.clock import Clock
 from tests.service.rest import INFER, rest_addresses
 
 BODY = b"x" * 80
+WHOLE = frame(BODY)
 
 
 def in_parts(*parts: bytes, ends: bool = True) -> Callable[[], asyncio.Future[dict[str, Any]]]:
@@ -39,26 +42,27 @@ async def nowhere(event: dict[str, Any]) -> None:
     pass
 
 
-@pytest.mark.parametrize("unfinished", [frame(BODY)[:-1], frame(BODY)])  # that still may go on
+async def message(intake: Intake, *parts: bytes, ends: bool = False) -> bytes:
+    exchange = Exchange(in_parts(*parts, ends=ends), nowhere, intake)
+    try:
+        return await exchange.only_message(Frames(b"identity", 1000), math.inf)
+    finally:
+        exchange.close()
+
+
+@pytest.mark.parametrize("unfinished", [WHOLE[:-1], WHOLE])  # the second still may go on
 def test_a_message_is_refused_while_others_fill_the_room(unfinished: bytes) -> None:
     intake = Intake(100)
 
-    async def message(body: bytes, *, whole: bool = False) -> bytes:
-        exchange = Exchange(in_parts(body, ends=whole), nowhere, intake)
-        try:
-            return await exchange.only_message(Frames(b"identity", 1000))
-        finally:
-            exchange.close()
-
     async def run() -> None:
-        waiting = asyncio.create_task(message(unfinished))
+        waiting = asyncio.create_task(message(intake, unfinished))
         await asyncio.sleep(0)
         with pytest.raises(QueueFull, match="100 bytes of requests"):
-            await message(unfinished)
-        assert await message(frame(BODY), whole=True) == BODY  # it takes no room
+            await message(intake, unfinished)
+        assert await message(intake, WHOLE, ends=True) == BODY  # it takes no room
         waiting.cancel()
         await asyncio.wait([waiting])
-        again = asyncio.create_task(message(unfinished))
+        again = asyncio.create_task(message(intake, unfinished))
         await asyncio.sleep(0)
         assert not again.done()
         again.cancel()
@@ -66,20 +70,38 @@ def test_a_message_is_refused_while_others_fill_the_room(unfinished: bytes) -> N
     asyncio.run(run())
 
 
-def test_a_message_that_is_whole_takes_no_room_any_more() -> None:
-    intake = Intake(100)
-    parts = [frame(BODY)[:-1], frame(BODY)[-1:]]
+def test_who_is_slow_makes_room_for_others() -> None:
+    clock = Clock()
+    intake = Intake(100, clock=clock)
 
     async def run() -> None:
-        for kind in ("unary", "stream"):
-            exchange = Exchange(in_parts(*parts), nowhere, intake)
-            frames = Frames(b"identity", 1000)
-            if kind == "unary":
-                assert await exchange.only_message(frames) == BODY
-            else:
-                assert await anext(exchange.messages(frames)) == BODY
-            intake.change(0, 100)
-            intake.change(100, 0)
+        slow = asyncio.create_task(message(intake, WHOLE[:-1]))
+        await asyncio.sleep(0)
+        clock.now += PATIENCE_SECONDS
+        assert await message(intake, WHOLE[:-1], WHOLE[-1:], ends=True) == BODY
+        with pytest.raises(QueueFull, match="too long to come"):
+            await slow
+
+    asyncio.run(run())
+
+
+def test_a_message_for_which_there_is_never_room_is_not_to_be_sent_again() -> None:
+    with pytest.raises(InvalidRequest, match="50 may be in the service at once"):
+        asyncio.run(message(Intake(50), WHOLE[:-1]))
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+def test_a_message_that_is_whole_takes_no_room_any_more(kind: str) -> None:
+    intake = Intake(100)
+
+    async def run() -> None:
+        exchange = Exchange(in_parts(WHOLE[:-1], WHOLE[-1:]), nowhere, intake)
+        frames = Frames(b"identity", 1000)
+        if kind == "unary":
+            assert await exchange.only_message(frames, math.inf) == BODY
+        else:
+            assert await anext(exchange.messages(frames)) == BODY
+        Holding(intake, lambda: None).hold(100)
 
     asyncio.run(run())
 

@@ -124,3 +124,13 @@ def test_who_had_to_wait_has_saved_nothing_up() -> None:
         assert lines.take(must_wait=lambda line: line == "a")
         lines.charge("b", 1.0)
     assert served(lines, 6, {"a": 1.0, "b": 1.0}).count("a") <= 4
+
+
+def test_nothing_is_left_of_jobs_that_were_discarded() -> None:
+    lines: Lines[int] = Lines()
+    for job in range(3):
+        lines.put("a", job)
+    lines.discard("a", lambda job: job < 2)
+    lines.put("b", 3)
+    assert [lines.take(wait=False) for _ in range(3)] == [("a", 2), ("b", 3), None]
+    assert lines._present.empty()
