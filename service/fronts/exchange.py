@@ -71,7 +71,7 @@ class Exchange:
         frames.feed(await self._first())
         data = frames.take()
         self.watch(deadline)
-        while not self._ended:
+        while not self._ended or self._chunks:
             self._holding.hold(frames.size + (len(data) if data else 0))
             chunk = await self._next()
             if data is None:
@@ -93,7 +93,7 @@ class Exchange:
         chunks = [await self._first()]
         size = len(chunks[0])
         self.watch(math.inf)
-        while not self._ended and size <= most:
+        while (not self._ended or self._chunks) and size <= most:
             self._holding.hold(size)
             chunks.append(await self._next())
             size += len(chunks[-1])
