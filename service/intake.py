@@ -40,8 +40,9 @@ class Intake:
                 f"the request has {size:,} bytes or more; {self._most:,} may be in the service at "
                 "once: send fewer images at once"
             )
-        while size > holding.size and self._held + size - holding.size > self._most:
-            self._drop_oldest(but=holding)
+        short = self._held + size - holding.size - self._most
+        if size > holding.size and short > 0:
+            self._make_room(short, but=holding)
         self._held += size - holding.size
         holding.size = size
         if size:
@@ -49,17 +50,22 @@ class Intake:
         else:
             self._holdings.pop(holding, None)
 
-    def _drop_oldest(self, *, but: Holding) -> None:
-        """Make room at the cost of the one that takes longest to come, if it takes too long."""
-        self.on_refusal()
-        oldest, since = next(iter(self._holdings.items()))
-        if oldest is but or self._clock() - since < PATIENCE_SECONDS:
+    def _make_room(self, size: int, *, but: Holding) -> None:
+        """Drop those that take longest to come, where that is too long, for `size` bytes."""
+        limit = self._clock() - PATIENCE_SECONDS
+        slow = [one for one, since in self._holdings.items() if since <= limit and one is not but]
+        if sum(one.size for one in slow) < size:
+            self.on_refusal()
             raise QueueFull(
                 f"{self._most:,} bytes of requests are being received, the most there may be",
                 retry_after=RETRY_SECONDS,
             )
-        self.change(oldest, 0)
-        oldest.on_drop()
+        for one in slow:
+            if size > 0:
+                size -= one.size
+                self.on_refusal()
+                self.change(one, 0)
+                one.on_drop()
 
 
 class Holding:
@@ -76,6 +82,15 @@ class Holding:
         """Hold so many bytes from now on. Raises: as `Intake.change`."""
         if size != self.size:
             self._intake.change(self, size)
+
+    def close(self) -> None:
+        """Hold nothing any more, nor whoever is told of a drop: that holds this."""
+        self.hold(0)
+        self.on_drop = _nothing
+
+
+def _nothing() -> None:
+    pass
 
 
 def too_slow() -> QueueFull:

@@ -106,8 +106,7 @@ class Exchange:
         """The messages of a stream. Raises: CallFailed, InvalidRequest, QueueFull."""
         while True:
             while (message := frames.take()) is not None:
-                if self._holding.size:
-                    self._holding.hold(frames.size)
+                self._holding.hold(0)  # and the next one has ten seconds of its own
                 yield message
             if self._ended and not self._chunks:
                 frames.end()
@@ -118,7 +117,10 @@ class Exchange:
     def watch(self, deadline: float) -> None:
         """Cancel this task when the deadline has passed or the caller has left."""
         self._task = asyncio.current_task()
-        self._look_again(deadline, PROBE_SECONDS)
+        # Not at once, in whatever case: a task that cancels itself may end without an answer.
+        first = max(0.0, min(PROBE_SECONDS, deadline - monotonic()))
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(first, self._look_again, deadline, 2 * PROBE_SECONDS)
 
     async def answer(self, message: bytes) -> None:
         """The whole of a unary answer."""
@@ -166,7 +168,8 @@ class Exchange:
 
     def close(self) -> None:
         """Watch no longer, and count nothing any more."""
-        self._holding.hold(0)
+        self._holding.close()
+        self._chunks.clear()
         self._task = None
         if self._timer is not None:
             self._timer.cancel()
@@ -182,15 +185,13 @@ class Exchange:
 
     async def _next(self) -> bytes:
         """The next part, or nothing at the end. Raises: QueueFull where it took too long."""
-        while not self._chunks:
-            if self._dropped:
-                raise too_slow()
-            if self._ended:
-                return b""
+        while not (self._chunks or self._ended or self._dropped):
             self._ask()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return self._chunks.popleft()
+        if self._dropped:  # what has come since is not all
+            raise too_slow()
+        return self._chunks.popleft() if self._chunks else b""
 
     def _drop(self) -> None:
         self._dropped = True
@@ -207,7 +208,7 @@ class Exchange:
             self.expired = True
             self._cancel()
             return
-        if seconds > PROBE_SECONDS and not self._chunks:
+        if not self._chunks:
             self._ask()
         # Each time twice as long: so a short call costs few of these, and a long one few a second.
         later = min(2 * seconds, MAX_PROBE_SECONDS)
@@ -217,7 +218,8 @@ class Exchange:
     def _ask(self) -> None:
         if not self._asked:
             self._asked = True
-            self._receive().add_done_callback(self._take)
+            # pyvoy's own, but for requests without a body: those get something else to wait for.
+            asyncio.ensure_future(self._receive()).add_done_callback(self._take)
 
     def _take(self, event: asyncio.Future[Message]) -> None:
         self._asked = False

@@ -160,7 +160,8 @@ class _Body:
 
     def close(self) -> None:
         """Hold nothing any more."""
-        self._holding.hold(0)
+        self._holding.close()
+        self._chunks.clear()
 
     def _refuse(self, why: Exception) -> None:
         self._refusal = why

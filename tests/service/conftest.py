@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,11 @@ def stub(server: Running) -> Iterator[rpc.ImageClassifierStub]:
     """A bare client of it."""
     with server.stub() as stub:
         yield stub
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Nobody looks for objects that only hold each other."""
+    gc.disable()
+    yield
+    gc.enable()

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,13 +15,6 @@ from service.gate import Gate
 from service.metrics import Metrics
 from service.names import SERVICE
 from service.rpcs import Kind, Rpc
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
 
 
 class Content:

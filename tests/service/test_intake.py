@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -88,6 +91,62 @@ def test_who_is_slow_makes_room_for_others() -> None:
 def test_a_message_for_which_there_is_never_room_is_not_to_be_sent_again() -> None:
     with pytest.raises(InvalidRequest, match="50 may be in the service at once"):
         asyncio.run(message(Intake(50), WHOLE[:-1]))
+
+
+def test_nobody_is_dropped_in_vain() -> None:
+    clock = Clock()
+    intake = Intake(100, clock=clock)
+    dropped: list[str] = []
+    slow, quick, late = (
+        Holding(intake, partial(dropped.append, name)) for name in ("slow", "quick", "late")
+    )
+    slow.hold(10)
+    clock.now += PATIENCE_SECONDS
+    quick.hold(80)
+    with pytest.raises(QueueFull):
+        late.hold(21)
+    assert dropped == []
+    late.hold(20)
+    assert dropped == ["slow"]
+
+
+def test_a_stream_that_is_dropped_does_not_go_on_with_a_hole() -> None:
+    clock = Clock()
+    intake = Intake(100, clock=clock)
+
+    async def run() -> None:
+        exchange = Exchange(in_parts(WHOLE + WHOLE[:-1], ends=False), nowhere, intake)
+        messages = exchange.messages(Frames(b"identity", 1000))
+        assert await anext(messages) == BODY
+        second = asyncio.ensure_future(anext(messages))
+        await asyncio.sleep(0)
+        clock.now += PATIENCE_SECONDS
+        Holding(intake, lambda: None).hold(100)
+        with pytest.raises(QueueFull, match="too long to come"):
+            await second
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_nothing_is_left_of_an_exchange() -> None:
+    async def run() -> weakref.ref[Exchange]:
+        exchange = Exchange(in_parts(WHOLE[:-1], WHOLE[-1:]), nowhere, Intake(100))
+        await exchange.only_message(Frames(b"identity", 1000), math.inf)
+        exchange.close()
+        return weakref.ref(exchange)
+
+    assert asyncio.run(run())() is None
+
+
+def test_a_deadline_counts_while_a_message_comes() -> None:
+    async def run() -> None:
+        exchange = Exchange(in_parts(WHOLE[:-1], ends=False), nowhere, Intake(100))
+        with pytest.raises(asyncio.CancelledError):
+            await exchange.only_message(Frames(b"identity", 1000), monotonic())
+        assert exchange.expired
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])
