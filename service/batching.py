@@ -217,6 +217,7 @@ class Batcher(Generic[T, R]):
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         for item in self._queue.take(self._queue.size).items:
+            item.closed = self._clock()
             item.result.set_exception(NotServing("the service is stopping"))
 
     async def _work(self) -> None:

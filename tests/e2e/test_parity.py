@@ -41,8 +41,9 @@ def photos(data: Path) -> list[Path]:
     return mixed
 
 
-def direct(photos: list[Path]) -> NDArray[np.float32]:
-    """Probabilities [N, K], one image at a time, without a server."""
+@pytest.fixture(scope="module")
+def want(photos: list[Path]) -> NDArray[np.float32]:
+    """Probabilities [N, K], one image at a time, without a server; once for all fronts."""
     bundle = shipped_bundle()
     session = ort.InferenceSession(bundle.model_path, providers=["CPUExecutionProvider"])
     pixels = [decode(path.read_bytes(), bundle.manifest.input) for path in photos]
@@ -52,9 +53,8 @@ def direct(photos: list[Path]) -> NDArray[np.float32]:
 
 @pytest.mark.slow
 def test_every_test_image_gets_the_label_of_a_direct_loop(
-    server: Running, photos: list[Path]
+    server: Running, photos: list[Path], want: NDArray[np.float32]
 ) -> None:
-    want = direct(photos)
     got = np.zeros_like(want)
     with convoy.ImageClient(server.grpc_address, timeout=300) as client:
         results = list(client.classify_stream(photos, top_k=CLASSES))

@@ -162,6 +162,19 @@ async def test_closing_gives_up_every_batch_that_runs() -> None:
 
 
 @scenario
+async def test_who_leaves_as_it_closes_is_not_counted_twice() -> None:
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=4, max_delay=0)
+    first = await busy(network, batcher)
+    waiting = asyncio.create_task(batcher.submit(1))
+    await settle()
+    await batcher.close()
+    waiting.cancel()  # it has its error, and has not seen it yet
+    await asyncio.gather(first, waiting, return_exceptions=True)
+    assert batcher.depth == 0
+
+
+@scenario
 async def test_sizes_fill_a_batch_and_never_overfill_it() -> None:
     network = Network(gated=True)
     sizes: list[int] = []
