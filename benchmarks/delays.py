@@ -23,7 +23,7 @@ from benchmarks.curve import GREY
 from benchmarks.h2load import framed, h2load, latencies, require_h2load
 from benchmarks.loops import quantile
 from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm
-from benchmarks.reports import RESULTS, write
+from benchmarks.reports import RESULTS, median_ratio, write
 from benchmarks.stages import Means
 from benchmarks.workloads import Workload, hardware, workloads
 
@@ -117,19 +117,12 @@ def sweep(running: dict[float, Server], load: Workload, rounds: int, seconds: fl
             wanted = max(2 * in_flight, int(seen[-1].images_per_second * seconds)) if seen else 0
             requests = max(LEAST, in_flight, wanted)
             seen.append(measure(running[delay], load, in_flight, requests))
+    rates = {key: [one.images_per_second for one in seen[1:]] for key, seen in found.items()}
     first = next(iter(running))
     return [
-        Row(load.name, *key, ratio(seen[1:], found[key[0], first][1:]), seen[1:])
+        Row(load.name, *key, median_ratio(rates[key], rates[key[0], first]), seen[1:])
         for key, seen in found.items()
     ]
-
-
-def ratio(ours: list[Round], theirs: list[Round]) -> float:
-    """Median of the ratios within each round: neighbours of a round share its noise."""
-    pairs = zip(ours, theirs, strict=True)
-    return statistics.median(
-        mine.images_per_second / other.images_per_second for mine, other in pairs
-    )
 
 
 def table(rows: list[Row]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import statistics
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +14,15 @@ from benchmarks.processes import ROOT
 from benchmarks.workloads import hardware
 
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float], *, strict: bool = True) -> float:
+    """Median of the ratios within each round: neighbours of a round share its noise.
+
+    Both are by round. Unless `strict`, only the rounds that both have count.
+    """
+    pairs = zip(ours, theirs, strict=strict)
+    return statistics.median(mine / other for mine, other in pairs)
 
 
 def write(folder: Path, name: str, text: str, found: object) -> Path:

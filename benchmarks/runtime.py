@@ -24,11 +24,11 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.bundles import NETWORKS, write_bundles
-from benchmarks.reports import RESULTS, write
+from benchmarks.reports import RESULTS, median_ratio, write
 from convoy.bundle import INPUT_NAME, OUTPUT_NAME, Bundle
 from convoy.processors import processor_count
 from service.devices import CPU, Device
-from service.session import ON_CPU, _options
+from service.session import ON_CPU, session_options
 
 ALONE_SECONDS = 0.02
 CASES = {"alone": (1, ALONE_SECONDS), "1": (1, 0.0), "8": (8, 0.0), "32": (32, 0.0)}
@@ -46,7 +46,7 @@ class Variant:
 
     def options(self) -> ort.SessionOptions:
         """What a session is made with."""
-        options = _options(Device(CPU), processor_count())
+        options = session_options(Device(CPU), processor_count())
         for name, value in self.attributes.items():
             setattr(options, name, value)
         for name, text in self.entries.items():
@@ -133,18 +133,23 @@ def compare(bundle: Bundle, rounds: int, seconds: float) -> list[Row]:
         # Back and forth, so that nobody always follows the same neighbour.
         for one in tried[:: -1 if number % 2 else 1]:
             found[one.name].append(measure(bundle, one, seconds))
-    own = found[tried[0].name]
+    walls = {
+        (name, case): [one[case].wall for one in same]
+        for name, same in found.items()
+        for case in CASES
+    }
+    own = tried[0].name
     return [
-        Row(bundle.manifest.name, name, case, ratio(same, own, case), [one[case] for one in same])
+        Row(
+            bundle.manifest.name,
+            name,
+            case,
+            median_ratio(walls[name, case], walls[own, case]),
+            [one[case] for one in same],
+        )
         for name, same in found.items()
         for case in CASES
     ]
-
-
-def ratio(ours: list[dict[str, Timing]], theirs: list[dict[str, Timing]], case: str) -> float:
-    """Median of the ratios of wall time within each round: neighbours share its noise."""
-    pairs = zip(ours, theirs, strict=True)
-    return statistics.median(mine[case].wall / other[case].wall for mine, other in pairs)
 
 
 def table(rows: list[Row]) -> str:

@@ -32,7 +32,7 @@ from benchmarks.bundles import write_bundles
 from benchmarks.curve import draw, measure_curve
 from benchmarks.h2load import framed, h2load, require_h2load
 from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm, prototype
-from benchmarks.reports import RESULTS, write
+from benchmarks.reports import RESULTS, median_ratio, write
 from benchmarks.workloads import Contender, Workload, bare, hardware, workloads
 from convoy.bundle import Bundle
 from convoy.imaging import InputSpec
@@ -130,18 +130,13 @@ def measure(found: list[Contender], rounds: int, seconds: float) -> list[dict[st
             "contender": one.name,
             "images_per_second": statistics.median(rates[one.name]),
             "range": [min(rates[one.name]), max(rates[one.name])],
-            "of_bare": _ratio(rates[one.name], rates[found[0].name]),
+            "of_bare": median_ratio(rates[one.name], rates[found[0].name]),
             "cpu_us_per_image": statistics.median(costs[one.name]),
-            "unary_to_it": _ratio(rates["unary"], rates[one.name]),
-            "unary_cpu_to_its": _ratio(costs["unary"], costs[one.name]),
+            "unary_to_it": median_ratio(rates["unary"], rates[one.name]),
+            "unary_cpu_to_its": median_ratio(costs["unary"], costs[one.name]),
         }
         for one in found
     ]
-
-
-def _ratio(ours: list[float], theirs: list[float]) -> float:
-    """Median of the ratios within each round: neighbours of a round share its noise."""
-    return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
 
 
 def counting_us(calls: int = 100_000) -> float:

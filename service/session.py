@@ -46,7 +46,7 @@ class Session:
     ) -> None:
         try:
             self._session = ort.InferenceSession(
-                model, _options(device, threads), providers=list(providers)
+                model, session_options(device, threads), providers=list(providers)
             )
         except Exception as error:  # ONNX Runtime raises a dozen types of its own
             raise UnfitError(
@@ -92,7 +92,8 @@ def request_error(error: Exception, images: int) -> RequestError:
     return ModelFailure(f"ONNX Runtime: {_first_line(error)}")
 
 
-def _options(device: Device, threads: int) -> ort.SessionOptions:
+def session_options(device: Device, threads: int) -> ort.SessionOptions:
+    """What a session is made with, beside its providers; docs/performance.md says why."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from benchmarks.peers.measure import Round
 from benchmarks.peers.task import Setting
+from benchmarks.reports import median_ratio
 
 Workload = tuple[Mapping[str, list[Round]], Mapping[str, Setting], Mapping[str, str]]
 
@@ -94,9 +95,8 @@ def _median(rounds: list[Round], field: str) -> float:
 
 
 def _ratio(ours: list[Round], theirs: list[Round], field: str) -> float:
-    """Median of the ratios within each round: neighbours of a round share its noise."""
-    pairs = zip(ours, theirs, strict=False)  # who fails is measured no further
-    return statistics.median(getattr(mine, field) / getattr(other, field) for mine, other in pairs)
+    mine, others = ([getattr(one, field) for one in rounds] for rounds in (ours, theirs))
+    return median_ratio(mine, others, strict=False)  # who fails is measured no further
 
 
 def _optional(rounds: list[Round], field: str, unit: float, form: str = ",.0f") -> str:
