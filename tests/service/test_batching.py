@@ -62,6 +62,17 @@ async def busy(network: Network, batcher: Batcher[int, int]) -> asyncio.Task[Any
     return first
 
 
+async def closed() -> tuple[Batcher[int, int], asyncio.Task[Any], asyncio.Task[Any]]:
+    """A batcher just closed, a call that ran and one that waited: neither knows of it yet."""
+    network = Network(gated=True)
+    batcher = Batcher(network, max_batch_size=1, max_delay=0)
+    first = await busy(network, batcher)
+    waiting = asyncio.create_task(batcher.submit(1))
+    await settle()
+    await batcher.close()
+    return batcher, first, waiting
+
+
 @scenario
 async def test_each_item_gets_its_own_result() -> None:
     batcher = Batcher(Network(), max_batch_size=4, max_delay=0)
@@ -163,12 +174,7 @@ async def test_closing_gives_up_every_batch_that_runs() -> None:
 
 @scenario
 async def test_who_leaves_as_it_closes_is_not_counted_twice() -> None:
-    network = Network(gated=True)
-    batcher = Batcher(network, max_batch_size=4, max_delay=0)
-    first = await busy(network, batcher)
-    waiting = asyncio.create_task(batcher.submit(1))
-    await settle()
-    await batcher.close()
+    batcher, first, waiting = await closed()
     waiting.cancel()  # it has its error, and has not seen it yet
     await asyncio.gather(first, waiting, return_exceptions=True)
     assert batcher.depth == 0
@@ -445,12 +451,7 @@ async def test_an_exception_of_the_network_reaches_every_rider() -> None:
 
 @scenario
 async def test_close_leaves_nobody_waiting() -> None:
-    network = Network(gated=True)
-    batcher = Batcher(network, max_batch_size=1, max_delay=0)
-    first = await busy(network, batcher)
-    waiting = asyncio.create_task(batcher.submit(1))
-    await settle()
-    await batcher.close()
+    batcher, first, waiting = await closed()
     results = await asyncio.gather(first, waiting, return_exceptions=True)
     assert [type(result) for result in results] == [NotServing, NotServing]
     with pytest.raises(NotServing):
