@@ -21,7 +21,7 @@ from service.fronts.asgi import AsgiFront
 from service.fronts.envoy import ADMIN, CONTROL
 from service.fronts.exchange import Message, Receive, Send
 from service.fronts.statistics import EnvoyStatistics
-from service.memory import return_freed_memory, seek_cycles_seldom
+from service.memory import return_freed_memory
 from service.scheduling import take_turns_quickly
 from service.server import Server, serve
 from service.settings import Settings
@@ -55,7 +55,6 @@ class Application:
             settings = Settings.model_validate_json(lines.readline())
         logs.configure(settings.log_level, settings.log_format)
         return_freed_memory()
-        seek_cycles_seldom()
         take_turns_quickly()
         front = self._front = AsgiFront(settings)
         server = Server(settings, lambda _: front)

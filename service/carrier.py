@@ -83,6 +83,7 @@ class Carrier:
             accepted = self._arrive()
             code = Code.OK
             message: Message | None = None
+            failure: CallFailed | None = None
             try:
                 if rpc.control:
                     self._gate.check(authorization)
@@ -95,11 +96,9 @@ class Carrier:
             except Exception as error:
                 failure = failed(error, _id(message))
                 code = failure.code
-                try:
-                    raise failure from None
-                finally:
-                    del failure  # else it and this frame would hold each other, and the message
+                raise failure from None
             finally:
+                failure = None  # else it and this frame would hold each other, and the message
                 counts.finish(code.name, monotonic() - start)
                 self._accepted -= accepted
 
@@ -115,6 +114,7 @@ class Carrier:
             start = monotonic()
             counts.started += 1
             code = Code.OK
+            failure: CallFailed | None = None
             accepted: deque[int] = deque()
             try:
                 async with aclosing(self._call(rpc, messages, deadline, accepted)) as responses:
@@ -131,11 +131,9 @@ class Carrier:
             except Exception as error:
                 failure = failed(error)
                 code = failure.code
-                try:
-                    raise failure from None
-                finally:
-                    del failure  # as above
+                raise failure from None
             finally:
+                failure = None  # as above
                 counts.finish(code.name, monotonic() - start)
                 self._accepted -= sum(accepted)
 

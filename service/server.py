@@ -126,7 +126,7 @@ class Server:
         self._heart = asyncio.create_task(self._beat())
         answered = rpcs(self._classifier, self._inference, self._control, self._health)
         rest = Rest(self._carrier, answered, max_bytes=self.settings.max_message_bytes)
-        self._http.start(rest)
+        self._http.start(rest, self._carrier.note_full)
         await self._front.start(self._carrier, answered)
 
     async def load(self) -> None:
@@ -257,6 +257,7 @@ async def serve(
 
     Raises: StartupError.
     """
+    seek_cycles_seldom()
     starting = asyncio.create_task(server.load())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -286,7 +287,6 @@ async def serve_until_signal(settings: Settings) -> NoReturn:
     Raises: StartupError.
     """
     return_freed_memory()
-    seek_cycles_seldom()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -37,14 +37,20 @@ log = structlog.get_logger()
 class Application:
     """Answers operators at once, and callers from the event loop that this was made on."""
 
-    def __init__(self, operators: Operators, rest: Rest, settings: Settings) -> None:
+    def __init__(
+        self,
+        operators: Operators,
+        rest: Rest,
+        on_refusal: Callable[[], None],
+        settings: Settings,
+    ) -> None:
         self._operators = operators
         self._rest = rest
         self._most = settings.max_message_bytes
         self._intake = Intake(settings.max_queue_bytes)
         self._access_log = settings.access_log
         self._loop = loop = asyncio.get_running_loop()
-        self._intake.on_refusal = lambda: loop.call_soon_threadsafe(rest.note_full)
+        self._intake.on_refusal = lambda: loop.call_soon_threadsafe(on_refusal)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -43,9 +43,12 @@ class HttpServer:
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, rest: Rest) -> None:
-        """Begin to answer; requests of callers run on the event loop that this is called on."""
-        application = Application(self._operators, rest, self._settings)
+    def start(self, rest: Rest, on_refusal: Callable[[], None]) -> None:
+        """Begin to answer; requests of callers run on the event loop that this is called on.
+
+        So does `on_refusal`, for each that is refused before all of it has come.
+        """
+        application = Application(self._operators, rest, on_refusal, self._settings)
         self._server = uvicorn.Server(_config(application, self._settings))
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="http", daemon=True

@@ -55,7 +55,6 @@ class Rest:
 
     def __init__(self, carrier: Carrier, rpcs: Iterable[Rpc], *, max_bytes: int) -> None:
         self._most = max_bytes
-        self.note_full = carrier.note_full
         methods = {rpc.method: rpc for rpc in rpcs if rpc.service == INFERENCE}
         self._calls: dict[Route, Callable[[Call, float, str], Awaitable[Message]]] = {}
         for route in ROUTES:
