@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from service.fronts import envoy
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
+FRONTS = ["grpcio", "envoy"]
 PACKED = Path(os.environ.get("CONVOY_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -32,7 +34,10 @@ def data() -> Path:
     if not (PACKED / "unpack.py").is_file():
         pytest.skip(f"no data in {PACKED}: set CONVOY_DATA to the folder that holds unpack.py")
     cache = ROOT / ".cache" / "data"
-    subprocess.run([sys.executable, PACKED / "unpack.py", cache], check=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes
+        subprocess.run([sys.executable, PACKED / "unpack.py", cache], check=True)
     return cache
 
 
@@ -44,7 +49,7 @@ def odd_images() -> Path:
     return PACKED / "odd-images"
 
 
-@pytest.fixture(scope="session", params=["grpcio", "envoy"])
+@pytest.fixture(scope="session", params=FRONTS)
 def front(request: pytest.FixtureRequest) -> str:
     """Every server that the test starts runs with each front in turn."""
     if request.param == "envoy" and (reason := envoy.why_not(Settings())) is not None:
