@@ -25,6 +25,7 @@ import numpy as np
 from convoy.errors import ImageError
 from convoy.imaging import InputSpec, Limits, decode
 from service.memory import reuse_freed_memory
+from service.scheduling import COMPUTES, give_way
 
 # The first byte of a message to a decoding process: what the rest is.
 SPEC, JOBS = b"s", b"j"
@@ -69,6 +70,7 @@ def main() -> None:
             os.close(fd)
     orders.close()
     os.close(0)
+    give_way(COMPUTES)
     channel, memory = socket.socket(fileno=fds[0]), mmap.mmap(fds[1], 0)
     with suppress(OSError):  # the service has ended
         _work(channel, memory, Limits(*FORK.unpack(message)))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from convoy.bundle import Bundle
 from service.devices import CPU, Device
 from service.loading import find_plan, open_bundle, open_proven, open_session, prove
+from service.scheduling import BACKGROUND, COMPUTES, give_way
 from service.served import Slot
 from service.session import Session
 from service.settings import Settings
 from service.worker import Worker
-
-# Threads of the least priority would get next to nothing of busy processors, also while they hold
-# the interpreter's lock, for which all others would wait.
-LOWER_PRIORITY = 15
 
 
 async def open_model(
@@ -36,7 +30,7 @@ async def open_model(
     opener = Worker("opener")
     try:
         if beside or background:
-            await opener.run(give_way)
+            await opener.run(give_way, BACKGROUND)
         bundle, golden = await opener.run(open_bundle, path)
         plan = await opener.run(partial(find_plan, beside=beside), bundle, golden, device, settings)
         load = open_session
@@ -48,11 +42,13 @@ async def open_model(
         opener.close()
     make = partial(load, bundle, golden, device, plan, settings)
     name = f"onnxruntime-{bundle.manifest.name}"
+    computes = COMPUTES if device.provider == CPU else 0
+    steps = BACKGROUND if background else computes
     slots: list[Slot] = []
     try:
         # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
         while len(slots) < device.slots:
-            slots.append(await _open_slot(make, f"{name}-{len(slots)}", background=background))
+            slots.append(await _open_slot(make, f"{name}-{len(slots)}", steps))
     except BaseException:
         for slot in slots:
             slot.close()
@@ -60,18 +56,11 @@ async def open_model(
     return bundle, slots
 
 
-async def _open_slot(make: Callable[[], Session], name: str, *, background: bool) -> Slot:
+async def _open_slot(make: Callable[[], Session], name: str, steps: int) -> Slot:
     worker = Worker(name)
     try:
-        if background:
-            await worker.run(give_way)
+        await worker.run(give_way, steps)
         return Slot(await worker.run(make), worker)
     except BaseException:
         worker.close()
         raise
-
-
-def give_way() -> None:
-    """Have this thread, and those that it starts, leave the processors to others (Linux)."""
-    with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER_PRIORITY)

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 
 # For which a thread waits before it asks for the interpreter's lock; Python's own are 5 ms.
 SWITCH_SECONDS = 50e-6
+
+# Steps of priority by which threads give way. What answers requests has a call done in microseconds
+# and is wanted for all of them; what decodes and computes takes milliseconds.
+COMPUTES = 5
+# Those of the least priority of all would get next to nothing of busy processors, also while they
+# hold the interpreter's lock, for which all others would wait.
+BACKGROUND = 15
+
+
+def give_way(steps: int) -> None:
+    """Have this thread, and those that it starts, leave the processors to others (Linux)."""
+    with suppress(OSError, AttributeError):
+        thread = threading.get_native_id()
+        priority = os.getpriority(os.PRIO_PROCESS, thread) + steps
+        os.setpriority(os.PRIO_PROCESS, thread, priority)
 
 
 def let_threads_finish() -> None:

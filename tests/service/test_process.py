@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from convoy.bundle import Golden, write_bundle
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
+from service.scheduling import COMPUTES
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, Running, decoders, server_process, start_process
 
@@ -46,15 +47,24 @@ def outcome(models: Path, *arguments: str) -> tuple[int, str]:
     return process.returncode, errors.strip().splitlines()[-1]
 
 
+def threads(process: int) -> list[int]:
+    return [int(task.name) for task in Path(f"/proc/{process}/task").iterdir()]
+
+
 def policies(server: Running) -> set[int]:
     """How the kernel schedules the threads of a service and its decoding processes."""
     pid = server.serving_process()
-    processes = [pid, *decoders(pid)]
     found = set()
-    for task in chain.from_iterable(Path(f"/proc/{one}/task").glob("*") for one in processes):
+    for thread in chain.from_iterable(map(threads, [pid, *decoders(pid)])):
         with suppress(ProcessLookupError):  # it has ended
-            found.add(os.sched_getscheduler(int(task.name)))
+            found.add(os.sched_getscheduler(thread))
     return found
+
+
+def niceness(process: int) -> list[int]:
+    """Of each thread of a process, above that of this one."""
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    return [os.getpriority(os.PRIO_PROCESS, thread) - own for thread in threads(process)]
 
 
 def wait_for_policy(
@@ -341,6 +351,16 @@ def test_they_do_so_where_several_models_are_used(tmp_path: Path) -> None:
 
             wait_for_policy(server, os.SCHED_OTHER, meanwhile=use_both)
         wait_for_policy(server, os.SCHED_BATCH)
+
+
+@OF_LINUX
+def test_what_computes_gives_way_to_what_answers(models: Path) -> None:
+    with server_process(models, "--compute-threads", "2") as server:
+        pid = server.serving_process()
+        assert niceness(pid).count(COMPUTES) == 2
+        assert set(niceness(pid)) == {0, COMPUTES}
+        for decoder in decoders(pid):
+            assert set(niceness(decoder)) == {COMPUTES}
 
 
 def test_a_policy_that_was_chosen_is_kept() -> None:
