@@ -23,8 +23,8 @@ setup: .venv/dev.stamp ## Make .venv with everything for development (PyTorch in
 demo: .venv/serve.stamp ## Start the service on the shipped model, classify photos, show the metrics
 	@$(BIN)/python examples/demo.py
 
-# Files side by side, in the order of their names: those with few tests are not the quickest. Each
-# process has a processor, so PyTorch's threads would only be in the way of the other's.
+# In the order of the files' names: xdist would end with those of the fewest tests, which are among the
+# slowest. Each process has a processor, so PyTorch's threads would only be in the way of the others'.
 test: .venv/dev.stamp ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 		--dist loadfile --no-loadscope-reorder

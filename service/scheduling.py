@@ -21,7 +21,9 @@ BACKGROUND = 15
 
 def give_way(steps: int) -> None:
     """Have this thread, and those that it starts, leave the processors to others (Linux)."""
-    with suppress(OSError, AttributeError):
+    if sys.platform != "linux":  # where a priority is that of a process
+        return
+    with suppress(OSError):
         thread = threading.get_native_id()
         priority = os.getpriority(os.PRIO_PROCESS, thread) + steps
         os.setpriority(os.PRIO_PROCESS, thread, priority)

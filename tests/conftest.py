@@ -11,12 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from convoy.processors import processor_count
 from service.fronts import envoy
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 FRONTS = ["grpcio", "envoy"]
 PACKED = Path(os.environ.get("CONVOY_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """A container may have fewer processors than its machine, which is all that xdist looks at."""
+    return processor_count()
 
 
 @pytest.fixture(scope="session", autouse=True)

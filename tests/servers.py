@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -82,6 +83,7 @@ class Running:
         try:
             while self.metric(name, **labels) != value:
                 assert not deadline.is_set(), f"{name} {labels} never became {value}"
+                time.sleep(0.01)  # else this would keep the server from what is waited for
         finally:
             timer.cancel()
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 
 import pytest
 
 import benchmarks
 
-# They import the servers that they run in, each in an environment of its own.
-ELSEWHERE = "benchmarks.peers.apps."
+# What these import is in environments of their own: servers, and clients that clash with ours.
+ELSEWHERE = re.compile(r"benchmarks\.peers\.apps\.(\w+_app|triton_model|(http|oip)_\w+)")
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")
-    if not module.name.startswith(ELSEWHERE)
+    if not ELSEWHERE.fullmatch(module.name)
 ]
 
 

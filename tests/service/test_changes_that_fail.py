@@ -105,7 +105,7 @@ def test_what_a_restart_could_not_load_is_not_made_stable(
 
 def test_a_load_whose_caller_leaves_comes_to_its_end(tmp_path: Path, front: str) -> None:
     write(tmp_path, "", 1)
-    flags = (f"--front={front}", f"--control-token={TOKEN}", "--load-timeout=2")
+    flags = (f"--front={front}", f"--control-token={TOKEN}", "--load-timeout=6")
     with server_process(tmp_path, *flags) as server:
         make_bundle(tmp_path, version=2, size=8, flaw="hangs")
         with (
