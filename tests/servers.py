@@ -77,15 +77,10 @@ class Running:
 
     def wait_for_metric(self, value: float, name: str, **labels: str) -> None:
         """Block until a metric has this value."""
-        deadline = threading.Event()
-        timer = threading.Timer(PATIENCE, deadline.set)
-        timer.start()
-        try:
-            while self.metric(name, **labels) != value:
-                assert not deadline.is_set(), f"{name} {labels} never became {value}"
-                time.sleep(0.01)  # else this would keep the server from what is waited for
-        finally:
-            timer.cancel()
+        end = time.monotonic() + PATIENCE
+        while self.metric(name, **labels) != value:
+            assert time.monotonic() < end, f"{name} {labels} never became {value}"
+            time.sleep(0.01)  # else this would keep the server from what is waited for
 
 
 def children(pid: int) -> list[int]:

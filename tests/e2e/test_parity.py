@@ -19,7 +19,6 @@ from tests.conftest import FRONTS, ROOT
 from tests.servers import Running, running_server
 
 CLASSES = 10
-BATCH = 100
 ALONE = 200
 
 
@@ -44,16 +43,25 @@ def photos(data: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def want(photos: list[Path]) -> NDArray[np.float32]:
+def pixels(photos: list[Path]) -> NDArray[np.uint8]:
+    """The photos as the network takes them, [N, H, W, C]."""
+    spec = shipped_bundle().manifest.input
+    return np.stack([decode(path.read_bytes(), spec) for path in photos])
+
+
+@pytest.fixture(scope="session")
+def want(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities [N, K] without a server; once for all fronts."""
-    bundle = shipped_bundle()
-    session = ort.InferenceSession(bundle.model_path, providers=["CPUExecutionProvider"])
-    pixels = np.stack([decode(path.read_bytes(), bundle.manifest.input) for path in photos])
-    batches = np.array_split(pixels, len(pixels) // BATCH)
-    rows = np.concatenate([session.run(None, {"images": batch})[0] for batch in batches])
-    alone = [session.run(None, {"images": one[None]})[0] for one in pixels[:ALONE]]
-    assert np.abs(rows[:ALONE] - np.concatenate(alone)).max() <= 1e-5
-    return rows
+    return direct(pixels, batch=100)
+
+
+def direct(pixels: NDArray[np.uint8], *, batch: int) -> NDArray[np.float32]:
+    """What ONNX Runtime answers in batches of that size."""
+    model = shipped_bundle().model_path
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    starts = range(0, len(pixels), batch)
+    rows = [session.run(None, {"images": pixels[at : at + batch]})[0] for at in starts]
+    return np.concatenate(rows)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +86,17 @@ def test_every_test_image_gets_the_label_of_a_direct_loop(
             row[score.index] = score.probability
     assert np.abs(got - want).max() <= 1e-5
     assert (got.argmax(1) == want.argmax(1)).all()
+    labels = shipped_bundle().manifest.labels
+    assert [result.label for result in results] == [labels[best] for best in want.argmax(1)]
     assert server.metric("convoy_batch_size_count") < len(photos) / 2  # it did batch
+
+
+@pytest.mark.slow
+def test_who_is_in_the_same_batch_makes_no_difference(
+    pixels: NDArray[np.uint8], want: NDArray[np.float32]
+) -> None:
+    alone = direct(pixels[:ALONE], batch=1)
+    assert np.abs(alone - want[:ALONE]).max() <= 1e-5
 
 
 @pytest.mark.slow

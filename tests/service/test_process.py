@@ -49,27 +49,25 @@ def outcome(models: Path, *arguments: str) -> tuple[int, str]:
     return process.returncode, errors.strip().splitlines()[-1]
 
 
-def threads(process: int) -> list[int]:
-    return [int(task.name) for task in Path(f"/proc/{process}/task").iterdir()]
+def of_threads(ask: Callable[[int], int], *processes: int) -> list[int]:
+    """The answer for each thread of some processes."""
+    found = []
+    for task in chain.from_iterable(Path(f"/proc/{one}/task").glob("*") for one in processes):
+        with suppress(ProcessLookupError):  # it has ended
+            found.append(ask(int(task.name)))
+    return found
 
 
 def policies(server: Running) -> set[int]:
     """How the kernel schedules the threads of a service and its decoding processes."""
     pid = server.serving_process()
-    found = set()
-    for thread in chain.from_iterable(map(threads, [pid, *decoders(pid)])):
-        with suppress(ProcessLookupError):  # it has ended
-            found.add(os.sched_getscheduler(thread))
-    return found
+    return set(of_threads(os.sched_getscheduler, pid, *decoders(pid)))
 
 
-def niceness(process: int) -> list[int]:
-    """Of each thread of a process, above that of this one."""
-    found = []
-    for thread in threads(process):
-        with suppress(ProcessLookupError):  # it has ended
-            found.append(os.getpriority(os.PRIO_PROCESS, thread) - OWN_NICENESS)
-    return found
+def niceness(process: int) -> Counter[int]:
+    """How many threads of a process are so far above the niceness of this one."""
+    answers = of_threads(lambda thread: os.getpriority(os.PRIO_PROCESS, thread), process)
+    return Counter(nice - OWN_NICENESS for nice in answers)
 
 
 def wait_for_policy(
@@ -366,9 +364,9 @@ def test_what_computes_gives_way_to_what_answers(tmp_path: Path) -> None:
     shadow = '[tiny.challenger]\nversion = 2\nmode = "shadow"\nshare = 1.0\n'
     (tmp_path / "models.toml").write_text(shadow)
     with server_process(tmp_path, "--compute-threads", "2", "--decode-processes", "1") as server:
-        found = Counter(niceness(server.serving_process()))
+        found = niceness(server.serving_process())
         (decoder,) = server.decoders()
-        assert set(niceness(decoder)) == {COMPUTES}
+        assert niceness(decoder).keys() == {COMPUTES}
     assert found.keys() == {0, COMPUTES, BACKGROUND}
     assert found[COMPUTES] == found[BACKGROUND] == 2
 
