@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
 from convoy.client.base import checked
 from convoy.client.chunks import Slot
-from convoy.client.errors import ClientError, InvalidRequest
+from convoy.client.errors import ClientError, InvalidRequest, Timeout
 from convoy.client.joining import Joiner, Joint
 from convoy.client.plan import Planner
 from convoy.client.steps import Plan
@@ -37,27 +38,52 @@ class Coalescer:
     async def classify(self, image: Any, top_k: int) -> Result:
         """Classify one image. Raises: ClientError."""
         deadline = self._planner.deadline()
+        slot = self._planner.ready(image) or await self._read(image, deadline)
+        if isinstance(slot.image, InvalidRequest):
+            raise slot.name(slot.image)
+        return checked(await self._answer(slot, top_k, deadline))
+
+    async def _read(self, image: Any, deadline: float) -> Slot:
         try:
-            async with asyncio.timeout(self._planner.timeout):
-                async with aclosing(self._run(self._planner.read(image, deadline))) as run:
-                    slot: Slot = await anext(run)
-                if isinstance(slot.image, InvalidRequest):
-                    raise slot.name(slot.image)
-                return checked(await self._answer(slot, top_k, deadline))
+            async with (
+                asyncio.timeout(self._planner.timeout),
+                aclosing(self._run(self._planner.read(image, deadline))) as run,
+            ):
+                slot: Slot = await anext(run)
+                return slot
         except TimeoutError:
             raise self._planner.timed_out() from None
 
     async def _answer(self, slot: Slot, top_k: int, deadline: float) -> Result | ClientError:
         answer = asyncio.get_running_loop().create_future()
         joint = self._joiner.add(slot, answer, top_k=top_k, deadline=deadline)
+        self._expire_at(deadline, joint)
         self._flush_soon()
         try:
             outcome: Result | ClientError = await answer
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Timeout):
             if joint.task is not None and all(one.done() for one in joint.answers):
                 joint.task.cancel()
             raise
         return outcome
+
+    def _expire_at(self, deadline: float, joint: Joint) -> None:
+        # One timer for all who share a call: one for each would be a quarter of an image's cost.
+        if deadline < joint.due:
+            if joint.timer is not None:
+                joint.timer.cancel()
+            wait = deadline - self._planner.clock()
+            joint.timer = asyncio.get_running_loop().call_later(wait, self._expire, joint)
+            joint.due = deadline
+
+    def _expire(self, joint: Joint) -> None:
+        joint.due, now = math.inf, self._planner.clock()
+        for answer, deadline in zip(joint.answers, joint.deadlines, strict=True):
+            if not answer.done():
+                if deadline <= now:
+                    answer.set_exception(self._planner.timed_out())
+                else:
+                    self._expire_at(deadline, joint)
 
     def _flush_soon(self) -> None:
         # Not at once: callers that wake in the same turn of the loop go together.
@@ -72,6 +98,8 @@ class Coalescer:
             joint.leave_the_departed()
             if joint.slots:
                 self._send(joint)
+            else:
+                joint.timer.cancel()
         wait = self._joiner.wait(len(self._in_flight))
         if wait is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(wait, self._flush_late)
@@ -87,6 +115,7 @@ class Coalescer:
 
     def _ended(self, joint: Joint) -> None:
         self._in_flight.discard(joint.task)
+        joint.timer.cancel()
         for answer in joint.answers:
             if not answer.done():  # cancelled from outside, or a defect of ours
                 if joint.task.cancelled():

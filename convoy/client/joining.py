@@ -7,9 +7,11 @@ image never waits, and the busier the server, the more images share the cost of 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 from convoy.client.chunks import CallLimits, Chunk, Slot
@@ -30,18 +32,27 @@ class Joint(Chunk):
     top_k: int
     since: float
     """When the first image came."""
-    deadline: float = 0.0
-    """Of the caller that has the most time."""
     answers: list[Any] = field(default_factory=list)
     """For each image, the future that its caller waits for."""
+    deadlines: list[float] = field(default_factory=list)
+    """For each image, until when."""
     task: Any = None
     """What carries the call out, once it was sent."""
+    timer: Any = None
+    """What ends the wait of the callers who are out of time, next at `due`."""
+    due: float = math.inf
+
+    @property
+    def deadline(self) -> float:
+        """That of the caller who has the most time."""
+        return max(self.deadlines)
 
     def leave_the_departed(self) -> None:
         """Drop the images whose callers have stopped waiting."""
         present = [not answer.done() for answer in self.answers]
-        self.slots = [slot for slot, here in zip(self.slots, present, strict=True) if here]
-        self.answers = [one for one, here in zip(self.answers, present, strict=True) if here]
+        self.slots = list(compress(self.slots, present))
+        self.answers = list(compress(self.answers, present))
+        self.deadlines = list(compress(self.deadlines, present))
 
 
 class Joiner:
@@ -62,7 +73,7 @@ class Joiner:
             self._waiting.append(joint)
         joint.add(slot)
         joint.answers.append(answer)
-        joint.deadline = max(joint.deadline, deadline)
+        joint.deadlines.append(deadline)
         if joint.size >= ENOUGH_BYTES or self._limits.reached(joint, top_k):
             del self._open[top_k]
         return joint

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
+import pytest
+
 import convoy
+from convoy.client.chunks import Slot
+from convoy.client.coalesce import Coalescer
+from convoy.client.plan import Planner
+from convoy.client.steps import Plan, Prepare
+from convoy.v1 import image_classifier_pb2 as pb
 from tests.convoy_client.fake import FakeServer
 
 NUMBERS = [str(number).encode() for number in range(100)]
@@ -140,6 +147,59 @@ def test_each_caller_has_its_own_timeout(server):
     assert {str(error) for error in errors} == {f"{server.target}: no answer within 0.3 s"}
     assert {type(error) for error in errors} == {convoy.Timeout}
     assert server.sizes == [9]
+
+
+def test_who_shares_a_call_may_have_more_time_left():
+    async def use() -> None:
+        world = World(timeout=0.01)
+        first = asyncio.create_task(world.coalescer.classify(b"1", 0))
+        asyncio.get_running_loop().call_soon(world.turn, 1000.0)  # before the second begins
+        second = asyncio.create_task(world.coalescer.classify(b"2", 0))
+        done, _ = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+        assert done == {first}
+        world.turn(2000.0)
+        results = await asyncio.gather(first, second, return_exceptions=True)
+        assert [type(error) for error in results] == [convoy.Timeout] * 2
+        assert world.calls == 1
+
+    asyncio.run(use())
+
+
+def test_who_joins_a_call_late_may_have_less_time_left():
+    async def use() -> None:
+        world = World(timeout=30.0)
+        late = asyncio.create_task(world.coalescer.classify("takes long to read.jpg", 0))
+        await asyncio.sleep(0)
+        world.turn(1000.0)
+        other = asyncio.create_task(world.coalescer.classify(b"1", 0))
+        world.read.set()
+        with pytest.raises(convoy.Timeout):
+            await late
+        assert not other.done()
+        other.cancel()
+
+    asyncio.run(use())
+
+
+class World:
+    """A coalescer with a clock set by hand, whose calls are never answered."""
+
+    def __init__(self, *, timeout: float) -> None:
+        self.now, self.read, self.calls = 0.0, asyncio.Event(), 0
+        planner = Planner(
+            target="nowhere", model="", version=0, timeout=timeout, clock=lambda: self.now
+        )
+        self.coalescer = Coalescer(planner, self.run)
+
+    def turn(self, now: float) -> None:
+        self.now = now
+
+    async def run(self, plan: Plan[Any]) -> AsyncGenerator[Any, None]:
+        if isinstance(next(plan), Prepare):
+            await self.read.wait()
+            yield Slot(0, "late", pb.Image(encoded=b"1"))
+        self.calls += 1
+        await asyncio.get_running_loop().create_future()
 
 
 def test_closing_ends_all_who_wait(server):
