@@ -23,7 +23,6 @@ from service.session import (
     Rows,
     Scores,
     Session,
-    bucket_sizes,
     request_error,
 )
 
@@ -31,6 +30,11 @@ from service.session import (
 GRAPH_KEY = "gpu_graph_id"
 
 log = structlog.get_logger()
+
+
+def bucket_sizes(most: int) -> tuple[int, ...]:
+    """Powers of two, up to `most` and with it."""
+    return (*(2**power for power in range((most - 1).bit_length())), most)
 
 
 class Bucket:

@@ -15,10 +15,10 @@ from convoy.bundle import GOLDEN_FILE, MODEL_FILE, Bundle, Golden, Manifest
 from convoy.errors import BundleError, ImageError
 from convoy.imaging import decode
 from service import cuda
-from service.bound import BoundSession
+from service.bound import BoundSession, bucket_sizes
 from service.devices import CPU, TENSORRT, Device, Engines, Plan, provider_options
 from service.errors import ModelFailure, OutOfMemory, UnfitError
-from service.session import Session, bucket_sizes
+from service.session import Session
 from service.settings import Settings
 from service.tuning import Memory, choose, cost, filled
 
@@ -81,7 +81,7 @@ def open_session(
     with _fit(bundle):
         session = _load(bundle, device, plan, settings)
         # First, so that what is proven is what will run: on CUDA, recorded graphs.
-        _warm_up(golden, session, most)
+        _warm_up(golden, session, most, bound=device.bound)
         _replay(bundle, golden, session, most)
     return session
 
@@ -191,8 +191,8 @@ def _replay(bundle: Bundle, golden: Golden, session: Session, most: int) -> None
         )
 
 
-def _warm_up(golden: Golden, session: Session, most: int) -> None:
-    """Run the largest batch, for which memory is taken, and smaller ones."""
+def _warm_up(golden: Golden, session: Session, most: int, *, bound: bool) -> None:
+    """Run the largest batch, for which memory is taken; where buffers are bound, each bucket."""
     images = filled(golden.pixels, most)
-    for size in reversed(bucket_sizes(most)):
+    for size in reversed(bucket_sizes(most) if bound else (most,)):
         session.run(images[:size])

@@ -25,15 +25,6 @@ Providers = Sequence[tuple[str, dict[str, str]]]
 ON_CPU: Providers = ((CPU, {}),)
 
 
-def bucket_sizes(most: int) -> tuple[int, ...]:
-    """Powers of two, up to `most` and with it: the batch sizes that are run before serving.
-
-    ONNX Runtime plans anew for each size, which makes its first batch a little slower. To spare all
-    of them that would take most of the start: 528 images for 32 sizes, not 63.
-    """
-    return (*(2**power for power in range((most - 1).bit_length())), most)
-
-
 class Session:
     """A loaded network; `run` may be called from one thread at a time.
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from convoy.bundle import Bundle
-from service.bound import BoundSession
+from service.bound import BoundSession, bucket_sizes
 from service.devices import CPU, Device
 from service.errors import ModelFailure
 from service.keeper import Keeper
 from service.metrics import Metrics
-from service.session import Rows, bucket_sizes
+from service.session import Rows
 from service.settings import Settings
 from service.shares import Shares
 from tests.bundles import COLOURS, Flaw, expected, make_bundle
