@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from time import monotonic
+from typing import TypeVar
 
 from convoy.bundle import Bundle
 from service.devices import CPU, Device
@@ -15,28 +18,49 @@ from service.session import Session
 from service.settings import Settings
 from service.worker import Worker
 
+T = TypeVar("T")
+
+# Beside others that serve: rest after a step of a load, in times what the step took, and at most.
+# Whatever the priority, what is loaded takes processor time from networks that are already busy,
+# and the queue that grows meanwhile is gone only long after.
+REST, LONGEST_REST = 3.0, 1.0
+
 
 async def open_model(
-    path: Path, device: Device, settings: Settings, *, beside: bool, background: bool
+    path: Path,
+    device: Device,
+    settings: Settings,
+    *,
+    beside: bool,
+    background: bool,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> tuple[Bundle, list[Slot]]:
     """Check a bundle and open its sessions, each in a thread of its own.
 
-    `beside` others that serve, all that takes time runs in one thread at a lower priority: on the
-    CPU the proof is a session of its own, since priorities cannot be raised again, and another one
-    serves. What runs in the `background` keeps that priority.
+    `beside` others that serve, all that takes time runs in one thread at a lower priority, with
+    rests in between: on the CPU the proof is a session of its own, since priorities cannot be
+    raised again, and another one serves. What runs in the `background` keeps that priority.
 
     Raises: UnfitError, NoCudaError.
     """
     opener = Worker("opener")
+
+    async def gently(step: Awaitable[T]) -> T:
+        begin = monotonic()
+        result = await step
+        if beside:
+            await sleep(min(REST * (monotonic() - begin), LONGEST_REST))
+        return result
+
     try:
         if beside or background:
             await opener.run(give_way, BACKGROUND)
-        bundle, golden = await opener.run(open_bundle, path)
+        bundle, golden = await gently(opener.run(open_bundle, path))
         plan = await opener.run(partial(find_plan, beside=beside), bundle, golden, device, settings)
         load = open_session
         if beside and not background and device.provider == CPU:
             alone = settings.model_copy(update={"compute_threads": 1})
-            await opener.run(prove, bundle, golden, device, plan, alone)
+            await gently(opener.run(prove, bundle, golden, device, plan, alone))
             load = open_proven
     finally:
         opener.close()
