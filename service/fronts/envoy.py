@@ -30,8 +30,9 @@ UPDATES_PER_FRAME = 10_000
 STREAM_WINDOW = 2**20
 CONNECTION_WINDOW = 16 * 2**20
 # Each second, of what was freed: Envoy's allocator, which is everybody's in its process, gives
-# nothing back by itself, and the pixels of a few large photos would stay for good.
-RELEASED_BYTES = 256 * 2**20
+# nothing back by itself, and what a few large photos took would stay for good. More at a time would
+# be taken again at once under load, page by page.
+RELEASED_BYTES = 32 * 2**20
 # Less than the time for which a drain listens for more calls, so that no line is lost.
 LOG_FLUSH_MS = 50
 
