@@ -363,10 +363,11 @@ class Keeper:
         """A version that has passed every check, or why it has not."""
         begin = monotonic()
         limit = settings.load_timeout
+        beside = self._started and bool(self.models)
         try:
             async with asyncio.timeout(limit):
                 bundle, slots = await open_model(
-                    path, self._device, settings, beside=self._started, background=background
+                    path, self._device, settings, beside=beside, background=background
                 )
         except NoCudaError:
             raise  # the same for every model

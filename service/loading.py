@@ -81,7 +81,7 @@ def open_session(
     with _fit(bundle):
         session = _load(bundle, device, plan, settings)
         # First, so that what is proven is what will run: on CUDA, recorded graphs.
-        _warm_up(golden, session, most, bound=device.bound)
+        warm_up(golden, session, most, bound=device.bound)
         _replay(bundle, golden, session, most)
     return session
 
@@ -191,7 +191,7 @@ def _replay(bundle: Bundle, golden: Golden, session: Session, most: int) -> None
         )
 
 
-def _warm_up(golden: Golden, session: Session, most: int, *, bound: bool) -> None:
+def warm_up(golden: Golden, session: Session, most: int, *, bound: bool) -> None:
     """Run the largest batch, for which memory is taken; where buffers are bound, each bucket."""
     images = filled(golden.pixels, most)
     for size in reversed(bucket_sizes(most) if bound else (most,)):

@@ -20,7 +20,8 @@ from service.worker import Worker
 
 T = TypeVar("T")
 
-# Beside others that serve: rest after a step of a load, in times what the step took, and at most.
+# Beside others that serve: the rest after the checks and after the proof, in times what each took,
+# and at most in seconds.
 # Whatever the priority, what is loaded takes processor time from networks that are already busy,
 # and the queue that grows meanwhile is gone only long after.
 REST, LONGEST_REST = 3.0, 1.0
@@ -33,12 +34,13 @@ async def open_model(
     *,
     beside: bool,
     background: bool,
+    clock: Callable[[], float] = monotonic,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> tuple[Bundle, list[Slot]]:
     """Check a bundle and open its sessions, each in a thread of its own.
 
-    `beside` others that serve, all that takes time runs in one thread at a lower priority, with
-    rests in between: on the CPU the proof is a session of its own, since priorities cannot be
+    `beside` others that serve, all that takes time runs in one thread at a lower priority, and
+    rests: on the CPU the proof is a session of its own, since priorities cannot be
     raised again, and another one serves. What runs in the `background` keeps that priority.
 
     Raises: UnfitError, NoCudaError.
@@ -46,10 +48,10 @@ async def open_model(
     opener = Worker("opener")
 
     async def gently(step: Awaitable[T]) -> T:
-        begin = monotonic()
+        begin = clock()
         result = await step
         if beside:
-            await sleep(min(REST * (monotonic() - begin), LONGEST_REST))
+            await sleep(min(REST * (clock() - begin), LONGEST_REST))
         return result
 
     try:

@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     load_timeout: Annotated[float, Field(gt=0, le=86_400)] = Field(
         900.0,
         description="Seconds that one version of a model may take to be checked, loaded and warmed "
-        "up; after that it is unfit.",
+        "up, with its rests beside others that serve; after that it is unfit.",
     )
     drain_timeout: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="Seconds that accepted calls may take to finish after SIGTERM."

@@ -68,7 +68,7 @@ class Coalescer:
         return outcome
 
     def _expire_at(self, deadline: float, joint: Joint) -> None:
-        # One timer for all who share a call: one for each would be a quarter of an image's cost.
+        # One timer for all who share a call: one for each would be a sixth of what an image costs.
         if deadline < joint.due:
             if joint.timer is not None:
                 joint.timer.cancel()

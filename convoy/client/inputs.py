@@ -41,7 +41,7 @@ _NO_IMAGE = "{} is no image: give a path, bytes, a PIL image or a NumPy array"
 
 def is_one_image(value: object) -> bool:
     """Whether `value` is a single image, not a sequence of them."""
-    # What is asked of os.PathLike last, as everywhere below, costs more than all the rest.
+    # os.PathLike last: Python has to ask for it, where it knows the others.
     one = isinstance(value, bytes | bytearray | memoryview | str)
     return one or is_array(value) or _is_picture(value) or isinstance(value, os.PathLike)
 

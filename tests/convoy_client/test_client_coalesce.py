@@ -158,7 +158,8 @@ def test_who_shares_a_call_may_have_more_time_left():
         done, _ = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
         assert done == {first}
         world.turn(2000.0)
-        results = await asyncio.gather(first, second, return_exceptions=True)
+        async with asyncio.timeout(20):
+            results = await asyncio.gather(first, second, return_exceptions=True)
         assert [type(error) for error in results] == [convoy.Timeout] * 2
         assert world.calls == 1
 
@@ -174,8 +175,10 @@ def test_who_joins_a_call_late_may_have_less_time_left():
         other = asyncio.create_task(world.coalescer.classify(b"1", 0))
         world.read.set()
         with pytest.raises(convoy.Timeout):
-            await late
+            async with asyncio.timeout(20):
+                await late
         assert not other.done()
+        assert world.calls == 1
         other.cancel()
 
     asyncio.run(use())

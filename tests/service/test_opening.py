@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from service.devices import select_device
+from service.devices import Device, select_device
+from service.loading import warm_up
 from service.opening import LONGEST_REST, open_model
+from service.session import Rows, Scores, Session
 from service.settings import Settings
 from tests.bundles import make_bundle
 
 
-@pytest.mark.parametrize(("beside", "count"), [(False, 0), (True, 2)])
-def test_a_load_beside_others_rests_between_its_steps(
-    tmp_path: Path, beside: bool, count: int
+@pytest.mark.parametrize(("beside", "expected"), [(False, []), (True, [0.75, LONGEST_REST])])
+def test_a_load_beside_others_rests_after_the_checks_and_the_proof(
+    tmp_path: Path, beside: bool, expected: list[float]
 ) -> None:
     path = make_bundle(tmp_path).path
     rests: list[float] = []
+    times = iter((0.0, 0.25, 10.0, 15.0))
 
     async def sleep(seconds: float) -> None:
         rests.append(seconds)
@@ -26,11 +29,36 @@ def test_a_load_beside_others_rests_between_its_steps(
     async def load() -> None:
         settings = Settings(models=tmp_path)
         _, slots = await open_model(
-            path, select_device("cpu"), settings, beside=beside, background=False, sleep=sleep
+            path,
+            select_device("cpu"),
+            settings,
+            beside=beside,
+            background=False,
+            clock=lambda: next(times),
+            sleep=sleep,
         )
         for slot in slots:
             slot.close()
 
     asyncio.run(load())
-    assert len(rests) == count
-    assert all(0.0 < one <= LONGEST_REST for one in rests)
+    assert rests == expected
+
+
+@pytest.mark.parametrize(("bound", "sizes"), [(False, [6]), (True, [6, 4, 2, 1])])
+def test_only_buckets_are_all_warmed_up(tmp_path: Path, bound: bool, sizes: list[int]) -> None:
+    bundle = make_bundle(tmp_path)
+    session = Recorder(bundle.model_path, select_device("cpu"), threads=1)
+    warm_up(bundle.golden(), session, 6, bound=bound)
+    assert session.sizes == sizes
+
+
+class Recorder(Session):
+    """A session that remembers the sizes of its batches."""
+
+    def __init__(self, model: Path, device: Device, *, threads: int) -> None:
+        super().__init__(model, device, threads=threads)
+        self.sizes: list[int] = []
+
+    def run(self, *parts: Rows) -> Scores:
+        self.sizes.append(sum(map(len, parts)))
+        return super().run(*parts)
