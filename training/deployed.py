@@ -13,6 +13,7 @@ from convoy.bundle import INPUT_NAME, OUTPUT_NAME
 from convoy.imaging import InputSpec
 from training.classifier import Classifier
 from training.datasets import Labelled
+from training.interrupts import interrupt_held_back
 from training.metrics import Probabilities
 from training.recipe import Recipe
 from training.temperature import fit_temperature
@@ -81,7 +82,15 @@ def drop_traces(graph: onnx.GraphProto) -> None:
 
 
 def to_onnx(deployed: Deployed, spec: InputSpec) -> bytes:
-    """Export with a dynamic batch, and let ONNX's own checker read the result."""
+    """Export with a dynamic batch, and let ONNX's own checker read the result.
+
+    Raises: KeyboardInterrupt, once it is done.
+    """
+    with interrupt_held_back():
+        return _to_onnx(deployed, spec)
+
+
+def _to_onnx(deployed: Deployed, spec: InputSpec) -> bytes:
     import onnx
 
     # Two rows: PyTorch would take a batch of one for a constant.
