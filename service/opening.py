@@ -40,8 +40,8 @@ async def open_model(
     """Check a bundle and open its sessions, each in a thread of its own.
 
     `beside` others that serve, all that takes time runs in one thread at a lower priority, and
-    rests: on the CPU the proof is a session of its own, since priorities cannot be
-    raised again, and another one serves. What runs in the `background` keeps that priority.
+    rests: on the CPU the proof is a session of its own, since priorities cannot be raised again,
+    and another one serves. What runs in the `background` keeps that priority.
 
     Raises: UnfitError, NoCudaError.
     """
