@@ -211,8 +211,9 @@ def test_a_bomb_is_refused_before_a_pixel_is_decoded(models: Path, odd_images: P
 
 def test_a_caller_that_leaves_while_decoding_frees_the_processes(models: Path) -> None:
     buffer = io.BytesIO()
-    Image.effect_noise((2000, 2000), 50).save(buffer, "PNG")
-    large = pb.ClassifyRequest(images=[pb.Image(encoded=buffer.getvalue())] * 8)
+    Image.new("L", (7000, 7000)).save(buffer, "PNG")
+    # Seconds of work: the front envoy may take 0.7 s until it looks whether the caller is there.
+    large = pb.ClassifyRequest(images=[pb.Image(encoded=buffer.getvalue())] * 16)
     with running_server(models, decode_processes=1) as server, server.stub() as stub:
         call = stub.Classify.future(large)
         server.wait_for_metric(1, "convoy_requests_in_flight")
