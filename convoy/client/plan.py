@@ -16,7 +16,7 @@ from typing import Any
 
 from convoy.client.chunks import Batching, CallLimits, Chunk, Slot, refused_image
 from convoy.client.errors import ClientError, InvalidRequest, ServerError, Timeout, Unavailable
-from convoy.client.inputs import Shape, is_array, is_ready, source_of
+from convoy.client.inputs import Shape, is_array, source_of
 from convoy.client.retry import Failure, Retry
 from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Steps, Wait
 from convoy.client.types import Model, Result, parse_model, parse_response
@@ -89,9 +89,8 @@ class Planner:
 
     def ready(self, image: Any) -> Slot | None:
         """One image that `answer` can send as it is; None where `read` has to see to it first."""
-        if not is_ready(image, self._shape):
-            return None
-        return Slot(0, source_of(image, 0), Prepare(image, self._shape).run())
+        step = Prepare(image, self._shape)
+        return None if step.blocks else Slot(0, source_of(image, 0), step.run())
 
     def read(self, image: Any, deadline: float) -> Plan[Slot]:
         """Emit one image, read and encoded, that `answer` sends."""
