@@ -81,16 +81,12 @@ def drop_traces(graph: onnx.GraphProto) -> None:
         node.metadata_props.extend(kept)
 
 
+@interrupt_held_back()
 def to_onnx(deployed: Deployed, spec: InputSpec) -> bytes:
     """Export with a dynamic batch, and let ONNX's own checker read the result.
 
     Raises: KeyboardInterrupt, once it is done.
     """
-    with interrupt_held_back():
-        return _to_onnx(deployed, spec)
-
-
-def _to_onnx(deployed: Deployed, spec: InputSpec) -> bytes:
     import onnx
 
     # Two rows: PyTorch would take a batch of one for a constant.
