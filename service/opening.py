@@ -67,19 +67,26 @@ async def open_model(
     finally:
         opener.close()
     make = partial(load, bundle, golden, device, plan, settings)
-    name = f"onnxruntime-{bundle.manifest.name}"
     computes = COMPUTES if device.provider == CPU else 0
     steps = BACKGROUND if background else computes
+    name = f"onnxruntime-{bundle.manifest.name}"
+    return bundle, await _open_slots(make, name, steps, count=device.slots)
+
+
+async def _open_slots(
+    make: Callable[[], Session], name: str, steps: int, *, count: int
+) -> list[Slot]:
+    """Open all of them, or none."""
     slots: list[Slot] = []
     try:
         # One after the other: nothing else may use a GPU while CUDA graphs are recorded.
-        while len(slots) < device.slots:
+        while len(slots) < count:
             slots.append(await _open_slot(make, f"{name}-{len(slots)}", steps))
     except BaseException:
         for slot in slots:
             slot.close()
         raise
-    return bundle, slots
+    return slots
 
 
 async def _open_slot(make: Callable[[], Session], name: str, steps: int) -> Slot:
