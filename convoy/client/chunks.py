@@ -11,6 +11,8 @@ from convoy.v1 import image_classifier_pb2 as pb
 
 # What a server answers at most in one call: images times classes.
 MAX_SCORES = 16_384
+TOO_LARGE = "message larger than max"
+"""In what gRPC says of a message that its receiver does not take."""
 _IMAGE_NAME = re.compile(r"images\[(\d+)\][.:] ?")
 
 
@@ -91,3 +93,13 @@ def refused_image(error: ClientError, count: int) -> int | None:
     """Which of the `count` images of a call the server's message names; None: none of them."""
     match = _IMAGE_NAME.match(error.detail)
     return int(match[1]) if match and int(match[1]) < count else None
+
+
+def is_about_call(error: ClientError) -> bool:
+    """Whether an error that names no image is a call's that is wrong whatever its images are."""
+    return isinstance(error, InvalidRequest) and TOO_LARGE not in error.detail
+
+
+def is_same(outcome: object, error: ClientError) -> bool:
+    """Whether an image alone failed in the way its call did."""
+    return type(outcome) is type(error) and outcome.detail == error.detail

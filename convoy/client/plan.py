@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from convoy.client.chunks import Batching, CallLimits, Chunk, Slot, refused_image
+from convoy.client.chunks import (
+    TOO_LARGE,
+    Batching,
+    CallLimits,
+    Chunk,
+    Slot,
+    is_about_call,
+    is_same,
+    refused_image,
+)
 from convoy.client.errors import ClientError, InvalidRequest, ServerError, Timeout, Unavailable
 from convoy.client.inputs import Shape, is_array, source_of
 from convoy.client.retry import Failure, Retry
@@ -24,7 +33,10 @@ from convoy.v1 import image_classifier_pb2 as pb
 
 _HEALTH = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _UNREACHABLE = "failed to connect to all addresses"
-_TOO_LARGE = "message larger than max"
+
+PROBES = 2
+"""Images of a failed call that are sent alone first, where the server names none: does each of them
+fail in the same way, so would the others."""
 
 
 @dataclass(slots=True)
@@ -157,16 +169,9 @@ class Planner:
             return [*(yield from self._results(call, len(slots)))]
         except (InvalidRequest, ServerError) as error:
             refusal = error
-        if len(slots) == 1:
-            return [self._blame(slots[0], refusal)]
         bad = refused_image(refusal, len(slots))
         if bad is None:
-            answers = yield from self._one_by_one(slots, top_k, call.deadline)
-            if isinstance(refusal, InvalidRequest) and all(
-                isinstance(one, Result) for one in answers
-            ):
-                self.limits.refused(len(slots))
-            return answers
+            return (yield from self._one_by_one(slots, refusal, top_k, call.deadline))
         others = slots[:bad] + slots[bad + 1 :]
         answers = yield from self._together(others, top_k, call.deadline)
         return [*answers[:bad], self._blame(slots[bad], refusal), *answers[bad:]]
@@ -175,17 +180,41 @@ class Planner:
         self, slots: list[Slot], top_k: int, deadline: float
     ) -> Steps[list[Result | ClientError]]:
         """Send what is left of a refused call again; refused once more, one by one."""
+        if not slots:
+            return []
         call = self._classify_call(slots, top_k, deadline)
         yield from self._start(call)
         try:
             return [*(yield from self._results(call, len(slots)))]
-        except (InvalidRequest, ServerError):
-            return (yield from self._one_by_one(slots, top_k, deadline))
+        except (InvalidRequest, ServerError) as refusal:
+            return (yield from self._one_by_one(slots, refusal, top_k, deadline))
 
     def _one_by_one(
+        self, slots: list[Slot], refusal: ClientError, top_k: int, deadline: float
+    ) -> Steps[list[Result | ClientError]]:
+        """Send the images of a refused call again, each alone, unless that is in vain.
+
+        Raises: InvalidRequest where the call is wrong whatever its images are.
+        """
+        first = slots[:PROBES]
+        answers: list[Result | ClientError]
+        if len(slots) == 1:
+            answers = [self._blame(slots[0], refusal)]
+        else:
+            answers = yield from self._each(first, top_k, deadline)
+        if all(is_same(one, refusal) for one in answers):
+            if is_about_call(refusal):
+                raise refusal
+            return answers + [self._blame(slot, refusal) for slot in slots[len(first) :]]
+        answers += yield from self._each(slots[len(first) :], top_k, deadline)
+        if isinstance(refusal, InvalidRequest) and all(isinstance(one, Result) for one in answers):
+            self.limits.refused(len(slots))
+        return answers
+
+    def _each(
         self, slots: list[Slot], top_k: int, deadline: float
     ) -> Steps[list[Result | ClientError]]:
-        """Send the images of a refused call again, each alone."""
+        """Send each image in a call of its own."""
         calls = [self._classify_call([slot], top_k, deadline) for slot in slots]
         for call in calls:
             yield from self._start(call)
@@ -271,7 +300,7 @@ class Planner:
         if failure.message.startswith(_UNREACHABLE):
             reason = failure.message.rpartition(": ")[2]
             return Unavailable(f"{self.target}: no server answers there ({reason})")
-        if _TOO_LARGE in failure.message:
+        if TOO_LARGE in failure.message:
             # gRPC has one code for this and for a full queue.
             return InvalidRequest(failure.message)
         detail = failure.message or f"the server answered {failure.code}"

@@ -64,7 +64,8 @@ class Retry:
 
     Classifying changes nothing on the server, so a call that it did not take may be repeated: one
     that failed with UNAVAILABLE, and one refused for overload by a server that says when to come
-    back. Nothing else is retried.
+    back. Nothing else is retried. (That the images of a call are sent again without a bad one among
+    them is another matter, which no setting turns off.)
     """
 
     attempts: int = 6

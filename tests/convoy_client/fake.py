@@ -42,6 +42,7 @@ class FakeServer(rpc.ImageClassifierServicer):
     def __init__(self) -> None:
         self.requests: list[pb.ClassifyRequest] = []
         self.timeouts: list[float] = []
+        self.model = model()
         self.described = 0
         self.refusals: deque[Refusal] = deque()
         self.healthy = True
@@ -114,10 +115,10 @@ class FakeServer(rpc.ImageClassifierServicer):
         self.described += 1
         if request.model not in ("", "fake"):
             context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.model}; there is: fake")
-        return model()
+        return self.model
 
     def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=[model()])
+        return pb.ListModelsResponse(models=[self.model])
 
     def check(self, request: bytes, context: Any) -> bytes:
         if request not in (b"", b"\x0a\x04fake"):
@@ -129,6 +130,9 @@ class FakeServer(rpc.ImageClassifierServicer):
             raise self.refusals.popleft()
         if request.model not in ("", "fake"):
             raise Refusal(grpc.StatusCode.NOT_FOUND, f"no model {request.model}; there is: fake")
+        if request.top_k > len(LABELS):
+            text = f"top_k: {request.top_k}, must be 0 to {len(LABELS)}"
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, text)
         return pb.ClassifyResponse(
             model="fake",
             version=3,

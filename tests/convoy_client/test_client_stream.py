@@ -62,6 +62,24 @@ def test_server_that_takes_fewer_images_a_call_is_learnt(server: FakeServer):
     assert server.sizes == [8] + [1] * 8 + [4] * 8
 
 
+def test_failing_server_is_not_asked_for_each_image(server: FakeServer):
+    server.refuse("INTERNAL", "the network gave NaN", times=100)
+    with convoy.ImageClient(server.target, batching=BATCHING) as client:
+        outcomes = list(client.classify_stream([b"1"] * 8))
+    assert [one.index for one in outcomes] == list(range(8))
+    assert {one.detail for one in outcomes} == {"the network gave NaN"}
+    assert server.sizes == [8, 1, 1]
+
+
+@pytest.mark.parametrize("images", [1, 8], ids=["one", "many"])
+def test_what_is_wrong_whatever_the_images_are_is_raised(server: FakeServer, images):
+    refused = pytest.raises(convoy.InvalidRequest, match=r"^top_k: 99, must be 0 to 10$")
+    with convoy.ImageClient(server.target, batching=BATCHING) as client, refused as caught:
+        list(client.classify_stream([b"1"] * images, top_k=99))
+    assert caught.value.index is None
+    assert len(server.sizes) <= 3
+
+
 def test_input_is_read_only_as_far_as_calls_are_in_flight(server: FakeServer):
     read = 0
 
