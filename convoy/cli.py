@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 done, but an image failed (`classify`), a request failed (`bench`) or the
 server is not serving (`health`); 2 wrong arguments, or no such model; 3 the server cannot be
-reached, is overloaded or failed; 4 the output cannot be written; 130 interrupted.
+reached, is overloaded or failed; 4 the output cannot be written; 130 interrupted; 141 whoever read
+the output has left.
 """
 
 from __future__ import annotations
@@ -33,33 +34,51 @@ exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns: the exit code."""
+    _prepare_output()
+    code = 0
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output has left (`| head`).
+        _drop_output()
+        return code or 141
+    except OSError as error:
+        print(f"convoy: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        return code or 4
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _parser().parse_args(argv)
-        # A label or file name that the terminal's encoding lacks must not end a long job.
-        for stream in (sys.stdout, sys.stderr):
-            getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
         code: int = import_module(f"convoy.commands.{args.command}").run(args)
-        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("convoy: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has left (`| head`).
-        _drop_output()
-        return 141
     except ConvoyError as error:
         print(f"convoy: {error}", file=sys.stderr)
         return _exit_code(error)
-    except OSError as error:
-        print(f"convoy: the output cannot be written: {error.strerror}", file=sys.stderr)
-        _drop_output()
-        return 4
+
+
+def _prepare_output() -> None:
+    # Python has None for a stream that was closed before (`>&-`).
+    sys.stdout = sys.stdout or os.fdopen(_nowhere(), "w")
+    sys.stderr = sys.stderr or os.fdopen(_nowhere(), "w")
+    # A label or file name that the terminal's encoding lacks must not end a long job.
+    for stream in (sys.stdout, sys.stderr):
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
 
 
 def _drop_output() -> None:
     """What is left in the buffer must not fail once more, at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(_nowhere(), sys.stdout.fileno())
+
+
+def _nowhere() -> int:
+    return os.open(os.devnull, os.O_WRONLY)
 
 
 def _exit_code(error: ConvoyError) -> int:
@@ -103,7 +122,7 @@ def _add_classify(commands: Commands[argparse.ArgumentParser]) -> None:
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true", help="comma-separated, with a header")
     command.add_argument(
-        "--top-k", type=count, default=2, metavar="K", help="classes per image (default: 2)"
+        "--top-k", type=count, metavar="K", help="classes per image (default: 2, where there are)"
     )
     command.add_argument(
         "--priority",

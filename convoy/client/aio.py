@@ -20,7 +20,7 @@ from convoy.client.base import (
     as_version,
     checked,
 )
-from convoy.client.channel import OPTIONS, Methods, failure_of, methods
+from convoy.client.channel import Methods, channel_options, failure_of, methods
 from convoy.client.chunks import Batching
 from convoy.client.coalesce import Coalescer
 from convoy.client.errors import ClientError
@@ -150,10 +150,11 @@ class AsyncImageClient(ClientBase):
         # Not in __init__: an asyncio channel belongs to the loop that runs when it is made.
         self._check_open()
         if self._channel is None:
+            options = channel_options(self.target)
             self._channel = (
-                grpc.aio.insecure_channel(self.target, OPTIONS)
+                grpc.aio.insecure_channel(self.target, options)
                 if self._credentials is None
-                else grpc.aio.secure_channel(self.target, self._credentials, OPTIONS)
+                else grpc.aio.secure_channel(self.target, self._credentials, options)
             )
             self._methods = methods(self._channel)
 

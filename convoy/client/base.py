@@ -33,10 +33,7 @@ class ClientBase:
         retry: Retry | None = None,
         batching: Batching | None = None,
     ) -> None:
-        _check_target(target)
-        if not (timeout > 0 and math.isfinite(timeout)):
-            raise InvalidRequest(f"timeout is {timeout!r}; it must be a number of seconds above 0")
-        self.target = target
+        self.target = as_target(target)
         self._closed = False
         number, label = as_version(version)
         self._planner = Planner(
@@ -46,7 +43,7 @@ class ClientBase:
             label=label,
             routing_key=as_name("routing_key", routing_key),
             priority=0 if priority is None else _positive("priority", priority, 2**32 - 1),
-            timeout=min(timeout, LONGEST_TIMEOUT),
+            timeout=as_timeout(timeout),
             retry=retry or Retry(),
             limits=CallLimits(batching or Batching()),
         )
@@ -62,6 +59,23 @@ class ClientBase:
         """As `_check_open`, for a call that had begun. Raises: Unavailable."""
         if self._closed:
             raise Unavailable("the client was closed")
+
+
+def as_target(target: str) -> str:
+    """A server's address. Raises: InvalidRequest."""
+    if not as_name("target", target):
+        raise InvalidRequest("target is empty; give host:port")
+    scheme, separator, _ = target.partition("://")
+    if separator and scheme.lower() in _WEB_SCHEMES:
+        raise InvalidRequest(f"{target}: give host:port, without {scheme}://")
+    return target
+
+
+def as_timeout(timeout: float) -> float:
+    """Seconds that gRPC understands. Raises: InvalidRequest."""
+    if not (timeout > 0 and math.isfinite(timeout)):
+        raise InvalidRequest(f"timeout is {timeout!r}; it must be a number of seconds above 0")
+    return min(timeout, LONGEST_TIMEOUT)
 
 
 def as_many(images: Any) -> Any:
@@ -99,14 +113,6 @@ def checked(result: Result | ClientError) -> Result:
     if isinstance(result, ClientError):
         raise result
     return result
-
-
-def _check_target(target: str) -> None:
-    if not as_name("target", target):
-        raise InvalidRequest("target is empty; give host:port")
-    scheme, separator, _ = target.partition("://")
-    if separator and scheme.lower() in _WEB_SCHEMES:
-        raise InvalidRequest(f"{target}: give host:port, without {scheme}://")
 
 
 def _positive(name: str, value: int, most: int) -> int:

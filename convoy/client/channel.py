@@ -6,6 +6,7 @@ second copy of its .proto would clash with `grpc_health` wherever both are impor
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeAlias
 
 import grpc
@@ -23,7 +24,8 @@ _RESPONSES: dict[str, Any] = {
     "GetModel": pb.Model,
 }
 
-OPTIONS: list[tuple[str, int]] = [
+_LOCAL = re.compile(r"unix:|(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$")
+_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A dead peer is noticed while a call waits for it; idle channels stay silent, since servers
@@ -39,11 +41,17 @@ OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+def channel_options(target: str) -> list[tuple[str, int]]:
+    """How a channel to this server behaves."""
+    # The proxy of `http_proxy`, which containers inherit, cannot reach the machine that asks.
+    return [*_OPTIONS, ("grpc.enable_http_proxy", int(not _LOCAL.match(target)))]
+
+
 def open_channel(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
     """A synchronous channel, with TLS where there are credentials."""
     if credentials is None:
-        return grpc.insecure_channel(target, OPTIONS)
-    return grpc.secure_channel(target, credentials, OPTIONS)
+        return grpc.insecure_channel(target, channel_options(target))
+    return grpc.secure_channel(target, credentials, channel_options(target))
 
 
 Methods: TypeAlias = dict[str, Any]

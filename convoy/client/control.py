@@ -8,8 +8,9 @@ from typing import Any, Self
 
 import grpc
 
+from convoy.client.base import as_name, as_target, as_timeout, as_version
 from convoy.client.channel import failure_of, open_channel
-from convoy.client.errors import InvalidRequest, Unavailable
+from convoy.client.errors import ClientError, InvalidRequest, Unavailable
 from convoy.v1 import model_control_pb2 as pb
 
 _SERVICE = "/convoy.v1.ModelControl/"
@@ -43,29 +44,34 @@ class ModelControl:
     ) -> None:
         if not token.isascii() or not token.isprintable():
             raise InvalidRequest("the control token must be printable ASCII")
-        self.target = target
-        self._timeout = timeout
+        self.target = as_target(target)
+        self._timeout = as_timeout(timeout)
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._channel = open_channel(target, credentials)
+        self._closed = False
 
     def load(self, model: str) -> ModelState:
         """Serve a model as the server's folder has it now."""
-        return self._call("Load", pb.LoadRequest(model=model))
+        return self._call("Load", pb.LoadRequest(model=as_name("model", model)))
 
     def unload(self, model: str) -> ModelState:
         """Stop to serve a model, until it is loaded again."""
-        return self._call("Unload", pb.UnloadRequest(model=model))
+        return self._call("Unload", pb.UnloadRequest(model=as_name("model", model)))
 
     def promote(self, model: str, version: int | None = None) -> ModelState:
         """Have a version, by default the challenger, answer the requests that name none."""
-        return self._call("Promote", pb.PromoteRequest(model=model, version=version or 0))
+        number, _ = as_version(version)
+        return self._call(
+            "Promote", pb.PromoteRequest(model=as_name("model", model), version=number)
+        )
 
     def rollback(self, model: str) -> ModelState:
         """End the trial of a challenger; where there is none, return to the version before."""
-        return self._call("Rollback", pb.RollbackRequest(model=model))
+        return self._call("Rollback", pb.RollbackRequest(model=as_name("model", model)))
 
     def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -80,6 +86,8 @@ class ModelControl:
         self.close()
 
     def _call(self, method: str, request: Any) -> ModelState:
+        if self._closed:
+            raise ClientError("the client is closed; make a new one")
         call: Any = self._channel.unary_unary(
             _SERVICE + method,
             request_serializer=lambda message: message.SerializeToString(),

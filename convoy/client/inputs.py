@@ -61,6 +61,8 @@ def is_ready(value: object, shape: Shape | None) -> bool:
 
 def iterate(images: Any) -> Iterator[Any]:
     """Go through a sequence of images. Raises: InvalidRequest where it is none."""
+    if hasattr(images, "read"):  # an open file, a sequence of lines
+        raise InvalidRequest(_NO_IMAGE.format(type(images).__name__))
     try:
         return iter(images)
     except TypeError:
@@ -91,7 +93,7 @@ def read_image(value: object, shape: Shape | None) -> pb.Image:
 def _sendable(data: bytes) -> bytes:
     """The same. Raises: InvalidRequest where it is too large."""
     if len(data) > MAX_IMAGE_BYTES:
-        raise InvalidRequest(f"{len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} can be sent")
+        raise InvalidRequest(f"more than {MAX_IMAGE_BYTES:,} bytes, the most that can be sent")
     return data
 
 

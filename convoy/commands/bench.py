@@ -49,13 +49,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _images(args: argparse.Namespace) -> list[pb.Image]:
-    # The client checks the arguments, also where it has nothing to ask.
+    # The server is asked in any case: a wrong address or model ends the command here.
     with ImageClient(
         args.server, model=args.model, version=args.model_version, timeout=args.timeout
     ) as client:
-        if args.paths:
-            return _read(expand(args.paths))
-        return _noise(client.get_model().input_shape, args.seed)
+        shape = client.get_model().input_shape
+    return _read(expand(args.paths)) if args.paths else _noise(shape, args.seed)
 
 
 def _noise(shape: Shape, seed: int) -> list[pb.Image]:

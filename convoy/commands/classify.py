@@ -12,6 +12,8 @@ from convoy.client.types import Model
 from convoy.commands.output import CsvWriter, JsonWriter, Progress, TableWriter, Writer
 from convoy.commands.paths import expand
 
+DEFAULT_TOP_K = 2
+
 
 def run(args: argparse.Namespace) -> int:
     """Print a row per image. Returns: 1 where one failed."""
@@ -24,11 +26,17 @@ def run(args: argparse.Namespace) -> int:
         timeout=args.timeout,
     ) as client:
         model = client.get_model()
-        if args.top_k > len(model.labels):
-            raise InvalidRequest(
-                f"--top-k {args.top_k}: {model.name} has {len(model.labels)} classes"
-            )
-        return _classify(client, paths, args.top_k, _writer(args, paths, model))
+        top_k = _top_k(args.top_k, model)
+        return _classify(client, paths, top_k, _writer(args, paths, model, top_k))
+
+
+def _top_k(asked: int | None, model: Model) -> int:
+    classes = len(model.labels)
+    if asked is None:
+        return min(DEFAULT_TOP_K, classes)
+    if asked > classes:
+        raise InvalidRequest(f"--top-k {asked}: {model.name} has {classes} classes")
+    return asked
 
 
 def _classify(client: ImageClient, paths: list[str], top_k: int, writer: Writer) -> int:
@@ -46,9 +54,9 @@ def _classify(client: ImageClient, paths: list[str], top_k: int, writer: Writer)
     return 1 if failed else 0
 
 
-def _writer(args: argparse.Namespace, paths: list[str], model: Model) -> Writer:
+def _writer(args: argparse.Namespace, paths: list[str], model: Model, top_k: int) -> Writer:
     if args.json:
         return JsonWriter(sys.stdout)
     if args.csv:
-        return CsvWriter(sys.stdout, top_k=args.top_k)
+        return CsvWriter(sys.stdout, top_k=top_k)
     return TableWriter(sys.stdout, paths=paths, labels=model.labels)

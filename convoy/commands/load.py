@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from convoy.client.channel import OPTIONS
+from convoy.client.channel import channel_options
 from convoy.v1 import image_classifier_pb2 as pb
 
 STAGES = ("decode", "queue", "compute", "answer")
@@ -144,7 +144,7 @@ async def _arrivals(
 
 @asynccontextmanager
 async def _senders(load: Load) -> AsyncIterator[list[Send]]:
-    async with grpc.aio.insecure_channel(load.target, OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(load.target, channel_options(load.target)) as channel:
         if not load.streaming:
             yield [_unary(channel, load.timeout)] * load.concurrency
             return

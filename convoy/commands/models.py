@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     """Print a row per model, or do what was asked."""
     if args.action is not None:
         return _change(args)
+    if args.model_version is not None:
+        raise InvalidRequest("models: --model-version is for promote")
     with ImageClient(args.server, timeout=args.timeout or LIST_SECONDS) as client:
         models = client.list_models()
     if args.json:

@@ -69,7 +69,7 @@ class CsvWriter:
     """Comma-separated values: the file, K pairs of label and probability, the model, the error."""
 
     def __init__(self, out: TextIO, *, top_k: int) -> None:
-        self._rows = csv.writer(out, lineterminator="\n")
+        self._rows = csv.writer(_Lines(out))
         self._top_k = top_k
         pairs = [f"{name}{rank}" for rank in _ranks(top_k) for name in ("label", "probability")]
         self._rows.writerow(["file", *pairs, "model", "version", "error"])
@@ -81,6 +81,20 @@ class CsvWriter:
             return
         pairs = [v for one in outcome.classes for v in (one.label, f"{one.probability:.6f}")]
         self._rows.writerow([path, *pairs, outcome.model, outcome.version, ""])
+
+
+class _Lines:
+    """Takes the records of `csv` and ends them as lines end here.
+
+    Told to end them so itself, `csv` would leave a carriage return in a name without quotes before
+    Python 3.13.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, record: str) -> int:
+        return self._out.write(record.removesuffix("\r\n") + "\n")
 
 
 class Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 from convoy.client.errors import InvalidRequest
 
@@ -16,7 +17,8 @@ def expand(arguments: Iterable[str]) -> list[str]:
 
     A file that does not exist is listed all the same: classifying it reports it in its row.
 
-    Raises: InvalidRequest for a folder without images, or a glob that matches nothing.
+    Raises: InvalidRequest for a folder without images or that may not be read, or a glob that
+    matches nothing.
     """
     return [path for argument in arguments for path in _expand(argument)]
 
@@ -47,8 +49,12 @@ def _images_below(folder: str) -> list[str]:
 
 def _walk(folder: str) -> Iterator[str]:
     """The images below a folder, in order; names that begin with a dot are left out."""
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and name.lower().endswith(SUFFIXES):
                 yield os.path.join(parent, name)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InvalidRequest(f"{error.filename}: {error.strerror}")

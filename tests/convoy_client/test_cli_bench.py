@@ -121,6 +121,15 @@ def test_server_that_is_not_there(capsys):
     assert "no server answers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("images", [[], ["1.jpg"]], ids=["noise", "image"])
+def test_model_that_is_not_there(server, capsys, tmp_path, images):
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    paths = [str(tmp_path / one) for one in images]
+    assert main(["bench", "--server", server.target, "--model", "nope", *paths]) == 2
+    assert capsys.readouterr().err == "convoy: no model nope; there is: fake\n"
+    assert server.requests == []
+
+
 def test_request_too_large_to_send(server, capsys, tmp_path):
     (tmp_path / "1.jpg").write_bytes(bytes(3 * 2**20))
     arguments = ["--images-per-request", "30", str(tmp_path)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import convoy
 from convoy.cli import main
 from convoy.commands.paths import expand
 from tests.convoy_client.fake import FakeServer
@@ -96,6 +97,22 @@ def test_csv(photos, capsys):
     assert (second["file"], second["label"], second["error"]) == ("bad.jpg", "", "not an image")
 
 
+def test_csv_of_names_with_line_ends(photos, capsys):
+    names = ["a\rb.jpg", "a\nb.jpg", 'a",b.jpg']
+    for name in names:
+        Path(name).write_bytes(b"1")
+    assert main(["classify", "--csv", *names]) == 0
+    text = capsys.readouterr().out
+    assert [row["file"] for row in csv.DictReader(io.StringIO(text, newline=""))] == names
+    assert "\r\n" not in text
+
+
+def test_model_of_one_class(photos, server, capsys):
+    server.model.labels[:] = ["class0"]
+    assert main(["classify", "--csv", "photos/1.jpg"]) == 0
+    assert [request.top_k for request in server.requests] == [1]
+
+
 @pytest.mark.parametrize(
     ("argument", "found"),
     [
@@ -109,6 +126,16 @@ def test_csv(photos, capsys):
 )
 def test_paths(photos, argument, found):
     assert expand([argument]) == found
+
+
+def test_folder_that_cannot_be_read_is_no_empty_one(photos, monkeypatch):
+    # Its path is too long, which stops even those who may read everything.
+    for _ in range(20):
+        os.mkdir("x" * 250)
+        monkeypatch.chdir("x" * 250)
+    monkeypatch.chdir(photos)
+    with pytest.raises(convoy.InvalidRequest, match=r"^\./x+/.*: File name too long$"):
+        expand(["."])
 
 
 def test_file_whose_name_looks_like_a_glob(photos):

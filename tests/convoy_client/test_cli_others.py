@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import convoy
 from convoy.cli import main
 from tests.convoy_client.fake import LABELS, FakeServer
 
+# As in a shell; tests may run with output that is never held back.
+BUFFERED = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
 COMMAND = [str(Path(sys.executable).parent / "convoy")]
 
 
@@ -88,6 +92,60 @@ def test_full_disk_is_one_line(server: FakeServer, tmp_path, command):
         )
     assert process.stderr == "convoy: the output cannot be written: No space left on device\n"
     assert process.returncode == 4
+
+
+def test_full_disk_hides_no_failure(server: FakeServer, tmp_path):
+    for number in range(40):
+        (tmp_path / f"{number:02}.jpg").write_bytes(b"1")
+    server.refuse("UNAUTHENTICATED", times=9)
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [*COMMAND, "classify", "--csv", "--server", server.target, str(tmp_path)],
+            env=BUFFERED,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    told, full_disk = process.stderr.splitlines()
+    assert (told, process.returncode) == ("convoy: told to", 3)
+    assert full_disk == "convoy: the output cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize("closed", [1, 2], ids=["stdout", "stderr"])
+def test_closed_stream_is_no_error(server: FakeServer, tmp_path, closed):
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    command = [*COMMAND, "classify", "--server", server.target, str(tmp_path)]
+    process = subprocess.run(["bash", "-c", f'exec "$@" {closed}>&-', "-", *command])
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--model-version", "3"], "convoy: models: --model-version is for promote"),
+        (["load", "\udcff"], "convoy: model '\\udcff' is not UTF-8"),
+        (["load", "fake", "--server", "http://127.0.0.1:1"], "without http://"),
+    ],
+)
+def test_wrong_arguments_of_models(server, monkeypatch, capsys, arguments, text):
+    monkeypatch.setenv("CONVOY_CONTROL_TOKEN", "secret")
+    assert main(["models", "--server", server.target, *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert text in err
+
+
+def test_control_that_is_closed(server):
+    control = convoy.ModelControl(server.target, "secret")
+    control.close()
+    with pytest.raises(convoy.ClientError, match="the client is closed"):
+        control.load("fake")
+
+
+def test_proxy_is_not_for_this_machine(server: FakeServer, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert main(["health", "--server", server.target]) == 0
 
 
 def test_server_that_does_not_answer_in_time(server: FakeServer, tmp_path, capsys):

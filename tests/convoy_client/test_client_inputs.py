@@ -91,6 +91,14 @@ def test_what_is_no_image_is_refused_here(client, server, image, text):
     assert server.requests == []
 
 
+def test_open_file_is_no_sequence_of_images(client, server, tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"1\n2\n")
+    no_image = pytest.raises(convoy.InvalidRequest, match="BufferedReader is no image: give a path")
+    with open(tmp_path / "1.jpg", "rb") as file, no_image:
+        client.classify(file)
+    assert server.requests == []
+
+
 def test_broken_picture_is_refused_here(client, server):
     buffer = io.BytesIO()
     Image.fromarray(np.tile(NOISE, (50, 50, 1))).save(buffer, "PNG")
@@ -103,7 +111,7 @@ def test_file_too_large_to_send_is_refused_here(client, server, tmp_path):
     file = tmp_path / "large.jpg"
     with file.open("wb") as out:
         out.truncate(70 * 2**20)
-    with pytest.raises(convoy.InvalidRequest, match=r"large\.jpg: .* at most 62,914,560"):
+    with pytest.raises(convoy.InvalidRequest, match=r"large\.jpg: more than 62,914,560"):
         client.classify(file)
 
 
