@@ -7,6 +7,9 @@ from typing import Any
 
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_OF_GROUP, _FIXED32 = range(6)
 
+# Bits of the longest number, in groups of seven.
+_MOST_BITS = 70
+
 Nested = Mapping[int, Any]
 """Numbers of fields that are messages to be looked into, each with its own; or, where there is a
 number instead, of packed fields, whose elements are not counted but their bytes bounded."""
@@ -58,11 +61,11 @@ def _after_value(data: bytes, position: int, kind: int) -> int:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
+    value = 0
+    for shift in range(0, _MOST_BITS, 7):
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-        shift += 7
+    raise ValueError("a number without an end")

@@ -32,6 +32,12 @@ def test_what_is_no_message_ends() -> None:
     assert not has_more_fields(b"\xff" * 100, 50)
 
 
+def test_number_of_more_than_ten_bytes_is_none() -> None:
+    fields = b"\x08\x01" * 9
+    assert has_more_fields(b"\x88" + b"\x80" * 8 + b"\x00\x01" + fields, 5)
+    assert not has_more_fields(b"\x88" + b"\x80" * 9 + b"\x00\x01" + fields, 5)
+
+
 def test_fields_of_nested_messages_are_counted_where_asked() -> None:
     inner = b"\x12\x00" * 5
     data = b"\x0a\x02ab" + b"\x2a" + bytes([len(inner)]) + inner
