@@ -56,6 +56,9 @@ class _Call:
     def __init__(self, path: str, context: Context) -> None:
         self._path = path
         self._context = context
+        # Now, for gRPC crashes the process when it is asked for these after the caller has left.
+        self._metadata = dict(context.invocation_metadata() or ())
+        self._peer = context.peer()
         self._began = monotonic()
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -72,7 +75,6 @@ class _Call:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        metadata = dict(self._context.invocation_metadata() or ())
         log.info(
             "call",
             path=self._path,
@@ -81,8 +83,8 @@ class _Call:
             bytes_received=self.bytes_received,
             bytes_sent=self.bytes_sent,
             # ipv4:127.0.0.1:8500, with the brackets of an IPv6 address as %5B and %5D
-            peer=unquote(self._context.peer()).partition(":")[2],
-            user_agent=metadata.get("user-agent"),
+            peer=unquote(self._peer).partition(":")[2],
+            user_agent=self._metadata.get("user-agent"),
         )
 
     def _status(self, error: BaseException | None) -> str | None:
