@@ -36,6 +36,14 @@ RELEASED_BYTES = 32 * 2**20
 # Less than the time for which a drain listens for more calls, so that no line is lost.
 LOG_FLUSH_MS = 50
 
+# Callers with short deadlines give up many calls, which is no reason to end their connection and with it
+# the calls of others: Envoy does so once half of 500 were given up within a second, and nghttp2, its other
+# implementation of HTTP/2, after a thousand.
+RUNTIME = {
+    "overload.premature_reset_total_stream_count": 2**31,
+    "envoy.reloadable_features.http2_use_oghttp2": True,
+}
+
 _JSON_LOG = '{"event": "envoy", "level": "%l", "timestamp": "%Y-%m-%dT%T.%e%z", "message": "%j"}'
 _TYPES = "type.googleapis.com/envoy.extensions"
 
@@ -98,6 +106,7 @@ def configuration(settings: Settings, admin: str) -> dict[str, Any]:
         "bytes_to_release": RELEASED_BYTES,
         "memory_release_interval": "1s",
     }
+    bootstrap["layered_runtime"] = {"layers": [{"name": SERVICE, "static_layer": RUNTIME}]}
     (listener,) = bootstrap["static_resources"]["listeners"]
     # Two servers on one port would share its connections without a word.
     listener["enable_reuse_port"] = False

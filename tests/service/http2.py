@@ -19,8 +19,26 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return FRAME.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
 
 
-def post(path: str, body: bytes) -> bytes:
-    """All that a client sends for one gRPC call, on a connection of its own."""
+def hello() -> bytes:
+    """What a client sends first."""
+    return PREFACE + frame(SETTINGS, 0, 0)
+
+
+def post(path: str, body: bytes, *, stream: int = 1) -> bytes:
+    """All that a client sends for one gRPC call."""
+    headers = _headers(path)
+    return frame(HEADERS, END_HEADERS, stream, headers) + frame(DATA, END_STREAM, stream, body)
+
+
+def given_up(path: str, *, stream: int) -> bytes:
+    """A gRPC call of which the client wants to know nothing any more."""
+    cancel = (8).to_bytes(4)
+    return frame(HEADERS, END_HEADERS, stream, _headers(path)) + frame(
+        RST_STREAM, 0, stream, cancel
+    )
+
+
+def _headers(path: str) -> bytes:
     headers = {
         ":method": "POST",
         ":scheme": "http",
@@ -31,13 +49,7 @@ def post(path: str, body: bytes) -> bytes:
         "grpc-timeout": "100m",  # gRPC's library waits that long for the rest of a message
     }
     # Each literal, without Huffman's code and without a place in the table.
-    block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers.items())
-    return (
-        PREFACE
-        + frame(SETTINGS, 0, 0)
-        + frame(HEADERS, END_HEADERS, 1, block)
-        + frame(DATA, END_STREAM, 1, body)
-    )
+    return b"".join(b"\0" + _text(name) + _text(value) for name, value in headers.items())
 
 
 def connected(address: str, seconds: float) -> socket.socket:
@@ -46,25 +58,26 @@ def connected(address: str, seconds: float) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=seconds)
 
 
-def wait_for_end(address: str, request: bytes, *, seconds: float) -> None:
-    """Send `request` and return when its stream, or the connection, has come to an end.
+def wait_for_end(address: str, request: bytes, *, seconds: float, last: int = 1) -> bool:
+    """Send `request` on a connection of its own, and wait for the end of its `last` stream.
 
-    Raises: TimeoutError.
+    Returns: False where the connection has ended before. Raises: TimeoutError.
     """
     with (
         suppress(ConnectionError),
         connected(address, seconds) as connection,
         connection.makefile("rb") as replies,
     ):
-        connection.sendall(request)
+        connection.sendall(hello() + request)
         while len(head := replies.read(FRAME.size)) == FRAME.size:
             high, low, kind, flags, stream = FRAME.unpack(head)
             replies.read((high << 16) + low)
             if kind == SETTINGS and not flags & ACK:
                 connection.sendall(frame(SETTINGS, ACK, 0))
             ended = kind in (DATA, HEADERS) and flags & END_STREAM
-            if stream == 1 and (ended or kind == RST_STREAM):
-                return
+            if stream == last and (ended or kind == RST_STREAM):
+                return True
+    return False
 
 
 def _text(text: str) -> bytes:

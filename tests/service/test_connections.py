@@ -15,6 +15,7 @@ from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
 from tests.bundles import solid
 from tests.servers import PATIENCE, Running, running_server, server_process
+from tests.service import http2
 
 pytestmark = pytest.mark.usefixtures("front")
 
@@ -43,6 +44,16 @@ def test_who_does_not_answer_pings_is_disconnected(models: Path) -> None:
 def test_connections_without_calls_are_closed(models: Path) -> None:
     with running_server(models, idle_timeout=0.2) as server:
         assert GOAWAY in frames(server)
+
+
+def test_calls_that_are_given_up_do_not_harm_the_others(models: Path) -> None:
+    path, calls = "/grpc.health.v1.Health/Check", 2_000
+    request = b"".join(http2.given_up(path, stream=2 * n + 1) for n in range(calls))
+    request += http2.post(path, bytes(5), stream=2 * calls + 1)
+    with running_server(models) as server:
+        assert http2.wait_for_end(
+            server.grpc_address, request, seconds=PATIENCE, last=2 * calls + 1
+        )
 
 
 def test_connections_beyond_the_limit_are_refused_until_others_end(models: Path) -> None:
