@@ -90,6 +90,11 @@ class Admission:
             self._window_start, self._window_images = self._clock(), 0
         return Room(self, own, images, size)
 
+    def share(self, images: int, size: int, *, level: int = 1) -> float:
+        """What part of all the room of its level a request takes."""
+        own = self._levels[level - 1]
+        return max(images / own.max_images, size / own.max_bytes)
+
     def leave(self, room: Room) -> None:
         """Give the room back."""
         room.level.images -= room.images

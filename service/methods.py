@@ -21,6 +21,7 @@ from service.replies import answer, describe, observe, write_times
 from service.repository import Route
 from service.served import ServedModel
 from service.status import pushback_ms, told
+from service.streaming import Claim
 
 DEFAULT_TOP_K = 5
 
@@ -57,7 +58,7 @@ class ImageClassifier:
         responses = self._pipeline.stream(
             requests,
             lambda request: self._outcome(request, deadline),
-            lambda request: len(request.images),
+            _claim,
         )
         async with aclosing(responses):
             async for response in responses:
@@ -110,6 +111,17 @@ class ImageClassifier:
                     retry_pushback_ms=pushback_ms(error) or 0,
                 )
             )
+
+
+def _claim(request: pb.ClassifyRequest) -> Claim:
+    return Claim(
+        request.model,
+        request.version,
+        request.version_label,
+        len(request.images),
+        request.ByteSize(),
+        request.priority,
+    )
 
 
 def _top_k(request: pb.ClassifyRequest, model: ServedModel) -> int:

@@ -37,7 +37,7 @@ from service.replies import Outcome, outcome, recall
 from service.repository import Repository, Route
 from service.served import ServedModel
 from service.shadow import Shadows
-from service.streaming import Window
+from service.streaming import Claim, Window
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -47,6 +47,10 @@ MAX_NAME = 128
 MAX_SCORES = 16_384
 # Streams are for staying open: room comes back less often than in a queue.
 STREAM_RETRY_SECONDS = 1.0
+# Of a model's queue: one stream alone must not fill it.
+STREAM_SHARE = 0.25
+# One that is refused at once, whose answer takes room all the same.
+REFUSED_SHARE = STREAM_SHARE / 256
 
 _REASONS = {
     InvalidRequest: "invalid",
@@ -75,13 +79,11 @@ class Pipeline:
         *,
         max_images: int,
         max_streams: int,
-        stream_images: int,
     ) -> None:
         self._decoder = decoder
         self._metrics = metrics
         self._max_images = max_images
         self._max_streams = max_streams
-        self._stream_images = stream_images
         self._shadows = Shadows()
         self._streams = 0
         self._repository: Repository | None = None
@@ -190,9 +192,11 @@ class Pipeline:
         self,
         requests: AsyncIterator[Request],
         answer: Callable[[Request], Awaitable[Answer]],
-        size: Callable[[Request], int],
+        claim: Callable[[Request], Claim],
     ) -> AsyncGenerator[Answer, None]:
-        """Answer each request of a stream in order, several at once; `size` counts its images.
+        """Answer each request of a stream in order, several at once.
+
+        `claim` may raise what its `answer` will.
 
         Raises: TooManyStreams, before anything is read.
         """
@@ -202,8 +206,7 @@ class Pipeline:
                 f"{self._streams:,} streams are open, the most there may be",
                 retry_after=STREAM_RETRY_SECONDS,
             )
-        # A request without images is refused, and its answer takes room all the same.
-        window = Window[Request, Answer](answer, lambda one: max(1, size(one)), self._stream_images)
+        window = Window(answer, lambda one: self._share(one, claim), STREAM_SHARE)
         self._streams += 1
         try:
             async with aclosing(window.answers(requests)) as answers:
@@ -211,6 +214,17 @@ class Pipeline:
                     yield one
         finally:
             self._streams -= 1
+
+    def _share(self, request: Request, claim: Callable[[Request], Claim]) -> float:
+        """What part of its model's queue a request will take."""
+        try:
+            asked = claim(request)
+            model = self.find(asked.model, asked.version, asked.label)
+        except RequestError:
+            return REFUSED_SHARE
+        images = max(1, asked.images)  # with none it is refused, and takes room until then
+        size = asked.size + images * model.spec.nbytes
+        return model.admission.share(images, size, level=model.level(asked.priority))
 
     async def _run(self, route: Route, images: Images, *, deadline: float, level: int) -> Outcome:
         """Compute the images, whether or not they were seen before."""

@@ -243,8 +243,6 @@ def _pipeline(settings: Settings, decoder: Decoder, metrics: Metrics) -> Pipelin
         metrics,
         max_images=settings.max_images_per_request,
         max_streams=settings.max_streams,
-        # One stream alone must not fill the queue.
-        stream_images=max(1, min(settings.queue_sizes) // 4),
     )
 
 

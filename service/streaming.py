@@ -5,14 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
+class Claim(NamedTuple):
+    """What a request of a stream says of itself, before it is looked at."""
+
+    model: str
+    version: int
+    label: str
+    images: int
+    size: int
+    """Bytes."""
+    priority: int
+
+
 class Window(Generic[Request, Answer]):
-    """Works on requests of a stream as they come, while their sizes sum up to `most` at most.
+    """Works on requests of a stream as they come, while their shares sum up to `most` at most.
 
     A request larger than that is worked on alone. While the window is full nothing is read, so the
     transport's flow control holds the sender back.
@@ -21,14 +33,14 @@ class Window(Generic[Request, Answer]):
     def __init__(
         self,
         answer: Callable[[Request], Awaitable[Answer]],
-        size: Callable[[Request], int],
-        most: int,
+        share: Callable[[Request], float],
+        most: float,
     ) -> None:
         self._answer = answer
-        self._size = size
+        self._share = share
         self._most = most
-        self._held = 0
-        self._tasks: deque[tuple[asyncio.Task[Answer], int]] = deque()
+        self._held = 0.0
+        self._tasks: deque[tuple[asyncio.Task[Answer], float]] = deque()
         self._changed = asyncio.Event()
 
     async def answers(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
@@ -52,11 +64,11 @@ class Window(Generic[Request, Answer]):
 
     async def _read(self, requests: AsyncIterator[Request]) -> None:
         async for request in requests:
-            size = self._size(request)
-            while self._tasks and self._held + size > self._most:
+            share = self._share(request)
+            while self._tasks and self._held + share > self._most:
                 await self._change()
-            self._held += size
-            self._tasks.append((asyncio.ensure_future(self._answer(request)), size))
+            self._held += share
+            self._tasks.append((asyncio.ensure_future(self._answer(request)), share))
             self._changed.set()
 
     async def _change(self) -> None:

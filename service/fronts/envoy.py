@@ -36,9 +36,9 @@ RELEASED_BYTES = 32 * 2**20
 # Less than the time for which a drain listens for more calls, so that no line is lost.
 LOG_FLUSH_MS = 50
 
-# Callers with short deadlines give up many calls, which is no reason to end their connection and with it
-# the calls of others: Envoy does so once half of 500 were given up within a second, and nghttp2, its other
-# implementation of HTTP/2, after a thousand.
+# Callers with short deadlines give up many calls, which is no reason to end their connection and
+# with it the calls of others: Envoy does so once half of 500 were given up within a second, and
+# nghttp2, its other implementation of HTTP/2, after a thousand.
 RUNTIME = {
     "overload.premature_reset_total_stream_count": 2**31,
     "envoy.reloadable_features.http2_use_oghttp2": True,

@@ -21,6 +21,7 @@ from service.replies import observe
 from service.repository import Route
 from service.served import ServedModel
 from service.status import told
+from service.streaming import Claim
 
 # Clients written for models that answer a request several times wait for it.
 FINAL = "triton_final_response"
@@ -63,7 +64,7 @@ class Inference:
         Raises: TooManyStreams, before anything is read.
         """
         responses = self._pipeline.stream(
-            requests, lambda request: self._outcome(request, deadline), _claimed
+            requests, lambda request: self._outcome(request, deadline), _claim
         )
         async with aclosing(responses):
             async for response in responses:
@@ -111,10 +112,15 @@ class Inference:
             )
 
 
-def _claimed(request: pb.ModelInferRequest) -> int:
-    """How many images a request says that it has."""
+def _claim(request: pb.ModelInferRequest) -> Claim:
     shapes = (tensor.shape for tensor in request.inputs)
-    return max((shape[0] for shape in shapes if shape), default=0)
+    return Claim(
+        request.model_name,
+        *number_or_label(request.model_version),
+        max((shape[0] for shape in shapes if shape), default=0),
+        request.ByteSize(),
+        number(request.parameters, "priority", ""),
+    )
 
 
 def _response(

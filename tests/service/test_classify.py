@@ -229,7 +229,7 @@ def test_requests_without_images_do_not_run_ahead_of_their_answers() -> None:
 
     async def take_one() -> None:
         decoder = Decoder(Limits(1, 1), Metrics(), Shares(1), processes=1)
-        pipeline = Pipeline(decoder, Metrics(), max_images=1, max_streams=1, stream_images=4)
+        pipeline = Pipeline(decoder, Metrics(), max_images=1, max_streams=1)
         classifier = ImageClassifier(pipeline)
         async with aclosing(classifier.classify_stream(requests())) as replies:
             await anext(replies)
@@ -237,7 +237,22 @@ def test_requests_without_images_do_not_run_ahead_of_their_answers() -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(take_one())
-    assert read < 10
+    assert read < 300
+
+
+@pytest.mark.parametrize("limit", ["max_queue_size", "max_queue_bytes", "own"])
+def test_one_stream_alone_is_never_refused_for_a_full_queue(tmp_path: Path, limit: str) -> None:
+    make_bundle(tmp_path)
+    image = pb.Image(encoded=RED.encoded + bytes(50_000))  # what follows an image is not looked at
+    settings = {"max_queue_size": 4} if limit == "max_queue_size" else {}
+    settings |= {"max_queue_bytes": 250_000} if limit == "max_queue_bytes" else {}
+    if limit == "own":
+        (tmp_path / "models.toml").write_text("[tiny]\nmax_queue_size = 4\n")
+    with running_server(tmp_path, **settings) as server, server.stub() as stub:
+        requests = (pb.ClassifyRequest(images=[image]) for _ in range(200))
+        replies = list(stub.ClassifyStream(requests, timeout=PATIENCE))
+    assert len(replies) == 200
+    assert {reply.error.message for reply in replies} == {""}
 
 
 def test_a_stream_answers_before_the_next_request_comes(stub: rpc.ImageClassifierStub) -> None:

@@ -47,7 +47,7 @@ def test_server_and_model_are_ready(inference: rpc.GRPCInferenceServiceStub) -> 
 def test_nothing_is_ready_before_the_models_are() -> None:
     async def asked() -> tuple[bool, bool, bool]:
         decoder = Decoder(Limits(1, 1), Metrics(), Shares(1), processes=1)
-        pipeline = Pipeline(decoder, Metrics(), max_images=1, max_streams=1, stream_images=1)
+        pipeline = Pipeline(decoder, Metrics(), max_images=1, max_streams=1)
         information = Information(pipeline, shared_memory=False)
         return (
             (await information.server_live(pb.ServerLiveRequest())).live,
