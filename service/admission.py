@@ -132,6 +132,7 @@ class Admission:
     def _measure(self, images: int) -> None:
         self._window_images += images
         now = self._clock()
-        if now - self._window_start >= WINDOW_SECONDS:
+        # Images are answered in batches: the first of one that comes late says nothing yet.
+        if now - self._window_start >= WINDOW_SECONDS and self._window_images >= self._saturated:
             self._seconds_per_image = (now - self._window_start) / self._window_images
             self._window_start, self._window_images = now, 0

@@ -50,39 +50,54 @@ def test_room_comes_back_when_the_request_fails() -> None:
 
 def test_a_wait_longer_than_the_deadline_is_refused_at_once() -> None:
     clock = Clock()
-    room = make(clock=clock)
+    room = make(6, clock=clock)
     with ExitStack() as stack:
         # A batch is two images: the queue is saturated, and with one more batch for the request
         # itself, five seconds long, 6.25 with the margin.
         for _ in range(3):
             stack.enter_context(room.admit(1, 0, deadline=math.inf))
-        with room.admit(1, 0, deadline=math.inf):
-            clock.now += 1.0  # one image in one second
+        with room.admit(2, 0, deadline=math.inf):
+            clock.now += 2.0  # one image in one second
         with pytest.raises(QueueTooLong, match=r"3.000 s long") as refusal:
             stack.enter_context(room.admit(1, 0, deadline=clock.now + 6.2))
         assert refusal.value.retry_after == pytest.approx(1.5)
         stack.enter_context(room.admit(1, 0, deadline=clock.now + 6.3))
 
 
+def test_one_image_of_a_batch_that_comes_late_is_no_pace() -> None:
+    clock = Clock()
+    room = make(10, saturated=3, clock=clock)
+    with ExitStack() as stack:
+        stack.enter_context(room.admit(3, 0, deadline=math.inf))
+        batch = [room.admit(1, 0, deadline=math.inf) for _ in range(3)]
+        clock.now += 3.0
+        batch[0].__exit__()
+        stack.enter_context(room.admit(1, 0, deadline=clock.now + 0.1))
+        for one in batch[1:]:
+            one.__exit__()
+        with pytest.raises(QueueTooLong, match=r"4.000 s long"):
+            room.admit(1, 0, deadline=clock.now + 5.0)
+
+
 def test_idle_time_is_no_pace() -> None:
     clock = Clock()
-    room = make(clock=clock)
+    room = make(6, clock=clock)
     clock.now += 3600.0
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(room.admit(1, 0, deadline=math.inf))
-        with room.admit(1, 0, deadline=math.inf):
-            clock.now += 1.0
+        with room.admit(2, 0, deadline=math.inf):
+            clock.now += 2.0
         stack.enter_context(room.admit(1, 0, deadline=clock.now + 6.3))
 
 
 def test_a_pace_is_forgotten_with_the_load_that_it_was_of() -> None:
     clock = Clock()
-    room = make(clock=clock)
+    room = make(6, clock=clock)
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(room.admit(1, 0, deadline=math.inf))
-        with room.admit(1, 0, deadline=math.inf):
+        with room.admit(2, 0, deadline=math.inf):
             clock.now += 60.0  # large photos
     with ExitStack() as stack:
         for _ in range(4):  # small ones
