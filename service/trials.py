@@ -28,16 +28,19 @@ class Tally(NamedTuple):
     """That answered requests spent waiting for and in the network."""
     remembered: int = 0
     """Requests that the response cache answered: a new canary's has little in it yet."""
+    late: int = 0
+    """Requests whose deadline passed before they were answered."""
 
     @classmethod
     def of(cls, counts: ModelMetrics) -> Tally:
         """Read it from the counts that stand on /metrics."""
         stages = counts.stages
         return cls(
-            stages["answer"].count + counts.errors,
+            stages["answer"].count + counts.errors + counts.dropped["deadline"],
             counts.errors,
             stages["queue"].total + stages["compute"].total,
             stages["answer"].count - stages["compute"].count,
+            counts.dropped["deadline"],
         )
 
     def since(self, before: Tally) -> Tally:
@@ -47,7 +50,13 @@ class Tally(NamedTuple):
     @property
     def mean(self) -> float:
         """Seconds of one computed request."""
-        return self.seconds / max(1, self.requests - self.errors - self.remembered)
+        computed = self.requests - self.errors - self.late - self.remembered
+        return self.seconds / max(1, computed)
+
+    @property
+    def lateness(self) -> float:
+        """The share of requests that came too late."""
+        return self.late / max(1, self.requests)
 
 
 class Trial:
@@ -61,13 +70,18 @@ class Trial:
         """Why the trial must end, or nothing."""
         self._looks.append((champion, canary))
         first = self._looks[0]
-        champion, canary = champion.since(first[0]), canary.since(first[1])
+        recent, canary = champion.since(first[0]), canary.since(first[1])
+        if recent.requests:  # else it is taken to be as it was
+            champion = recent
         if canary.requests < LEAST_REQUESTS:
             return ""
-        rate = canary.errors / canary.requests
+        # Where callers are in such a hurry that the champion is late, too, that is no fault.
+        late = max(0.0, canary.lateness - champion.lateness)
+        rate = canary.errors / canary.requests + late
         if rate > self._terms.max_error_rate:
             return (
-                f"{rate:.1%} of {canary.requests} requests failed, "
+                f"{rate:.1%} of {canary.requests} requests failed"
+                f"{f' ({late:.1%} late, more than of the champion)' if late else ''}, "
                 f"max_error_rate is {self._terms.max_error_rate:.1%}"
             )
         slowdown = canary.mean / champion.mean if champion.mean else 0.0

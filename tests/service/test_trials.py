@@ -159,6 +159,32 @@ def test_what_ends_a_trial(canary: Tally, reason: str) -> None:
     assert bool(said) == bool(reason)
 
 
+def late(requests: int, late: int) -> Tally:
+    """Of requests that took a tenth of a second each, so many passed their deadline."""
+    return Tally(requests, 0, (requests - late) / 10, late=late)
+
+
+@pytest.mark.parametrize(
+    ("champion", "reason"),
+    [
+        (late(1000, 0), "100.0% of 200 requests failed (100.0% late, more than of the champion)"),
+        (late(1000, 870), "13.0% of 200 requests failed (13.0% late"),
+        (late(1000, 1000), ""),
+    ],
+)
+def test_a_canary_that_is_late_where_the_champion_is_not(champion: Tally, reason: str) -> None:
+    trial = Trial(TERMS)
+    trial.look(NONE, NONE)
+    assert trial.look(champion, late(200, 200)).startswith(reason)
+
+
+def test_a_champion_without_requests_is_as_fast_as_it_was() -> None:
+    trial = Trial(TERMS)
+    before = Tally(1000, 0, 100.0)
+    trial.look(before, NONE)
+    assert "took 10.0 times as long" in trial.look(before, Tally(100, 0, 100.0))
+
+
 def test_a_champion_is_not_faster_for_what_it_remembers() -> None:
     trial = Trial(TERMS)
     trial.look(NONE, NONE)
