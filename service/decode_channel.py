@@ -12,7 +12,6 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from time import monotonic
 
 import numpy as np
 import structlog
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from convoy.imaging import MAX_SIDE, InputSpec, Limits
 from service import decode_process as protocol
 from service.arena import Arena
+from service.awake import AWAKE
 from service.errors import InvalidRequest, StartupError
 from service.fork_server import FORK_SERVER
 from service.shares import Shares
@@ -132,7 +132,7 @@ class Channel:
         """Of the files and pixels in hand."""
         self.pid = 0
         """Of the process; 0 until it has started."""
-        self._moved = monotonic()
+        self._moved = AWAKE.seconds()
         """When it last answered, or got something while it had nothing in hand."""
         try:
             self._socket = self._start(limits)
@@ -184,7 +184,7 @@ class Channel:
 
     def kill_if_stuck(self, seconds: float) -> None:
         """Kill a process that has done nothing for so long, though it could."""
-        if self._jobs and monotonic() - self._moved > seconds:
+        if self._jobs and AWAKE.seconds() - self._moved > seconds:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -197,7 +197,7 @@ class Channel:
         length = len(job.data)
         size = length + job.spec.nbytes
         if not self._jobs:
-            self._moved = monotonic()
+            self._moved = AWAKE.seconds()
         begin = self._arena.take(size)
         out = begin + length
         self._memory[begin:out] = np.frombuffer(job.data, np.uint8)
@@ -259,7 +259,7 @@ class Channel:
     def _results(self, message: bytes) -> list[tuple[str, float]]:
         times = []
         position = 0
-        self._moved = monotonic()
+        self._moved = AWAKE.seconds()
         while position < len(message):
             number, outcome, seconds, length = protocol.RESULT.unpack_from(message, position)
             position += protocol.RESULT.size + length

@@ -15,6 +15,7 @@ import structlog
 from numpy.typing import NDArray
 
 from convoy.imaging import InputSpec, Limits
+from service.awake import AWAKE
 from service.decode_channel import Channel, Job, Pace, Request
 from service.errors import InvalidRequest, NotServing, StartupError
 from service.lines import Lines
@@ -222,6 +223,7 @@ class Decoder:
         self._replace(channel)
 
     def _watch(self) -> None:
+        AWAKE.beat()
         if not self._closed:
             for channel in self._channels:
                 channel.kill_if_stuck(self._stuck_seconds)

@@ -6,13 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from time import monotonic
 
 import numpy as np
 import structlog
 
 from convoy.bundle import Bundle
 from service.admission import Admission
+from service.awake import AWAKE
 from service.batching import Batcher, Item
 from service.cache import Answers, Store
 from service.devices import CPU
@@ -40,13 +40,13 @@ class Slot:
 
     async def run(self, batch: list[Rows], classes: int) -> list[Scores | Exception]:
         """`run_rows` in the thread."""
-        self._begun.append(monotonic())
+        self._begun.append(AWAKE.seconds())
         try:
             return await self._worker.run(run_rows, self._session, batch, classes)
         finally:
             self._begun.popleft()
             if self._begun:  # that one begins only now
-                self._begun[0] = monotonic()
+                self._begun[0] = AWAKE.seconds()
 
     @property
     def busy(self) -> bool:
@@ -55,7 +55,7 @@ class Slot:
 
     def hangs(self, limit: float) -> bool:
         """Whether a batch has been computing for more than `limit` seconds."""
-        return self.busy and monotonic() - self._begun[0] > limit
+        return self.busy and AWAKE.seconds() - self._begun[0] > limit
 
     def spent(self) -> float:
         """Seconds of processor time that the thread has spent since this was asked last."""

@@ -15,6 +15,7 @@ import structlog
 from convoy.imaging import Limits
 from convoy.processors import processor_count
 from service import cuda
+from service.awake import AWAKE, BEAT_SECONDS
 from service.cache import Store
 from service.carrier import Carrier
 from service.control import ModelControl
@@ -41,8 +42,6 @@ from service.settings import Settings
 from service.shares import Shares
 from service.trials import judge
 from service.watching import watch
-
-BEAT_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -190,6 +189,7 @@ class Server:
     async def _beat(self) -> None:
         while True:
             self._pulse.beat()
+            AWAKE.beat()
             await self._check()
             self._interruptions.allow(self._shares.divided, self._decoder.pids)
             await asyncio.sleep(BEAT_SECONDS)

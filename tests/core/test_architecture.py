@@ -47,6 +47,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
     "service": [
         (
             "arena",
+            "awake",
             "backoff",
             "cuda",
             "drift",
