@@ -85,7 +85,7 @@ class Quality(_Record):
     f1: tuple[Share, ...] = ()
     """Per class: the harmonic mean of precision and recall."""
     macro_f1: Share | None = None
-    """Mean F1 of the classes."""
+    """Mean F1 of the classes that the split has images of."""
     roc_auc: tuple[Share | None, ...] = ()
     """Per class, area under the ROC curve, where there are two classes or several labels at once;
     null for a class that all images have, or none."""

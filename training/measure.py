@@ -16,6 +16,7 @@ from training.metrics import (
     calibration_error,
     confusion_matrix,
     decide,
+    macro_f1,
     per_class,
     roc_auc,
     top_accuracy,
@@ -75,7 +76,7 @@ def measure(
     labels, several = split.labels, split.labels.ndim == 2
     truth, given = decide(labels, probabilities, thresholds)
     right = int((truth == given).all(axis=1).sum())
-    precision, recall, f1 = (tuple(figures.tolist()) for figures in per_class(truth, given))
+    precision, recall, f1 = per_class(truth, given)
     classes = truth.shape[1]
     raw = None if temperature is None else without_temperature(labels, probabilities, temperature)
     curves = range(classes) if several or classes == 2 else ()
@@ -87,10 +88,10 @@ def measure(
         top5_accuracy=None if several or classes <= 5 else top_accuracy(labels, probabilities, 5),
         calibration_error=calibration_error(labels, probabilities),
         unscaled_calibration_error=None if raw is None else calibration_error(labels, raw),
-        precision=precision,
-        recall=recall,
-        f1=f1,
-        macro_f1=sum(f1) / classes,
+        precision=tuple(precision.tolist()),
+        recall=tuple(recall.tolist()),
+        f1=tuple(f1.tolist()),
+        macro_f1=macro_f1(truth, f1),
         roc_auc=tuple(roc_auc(truth[:, k], probabilities[:, k]) for k in curves),
         confusion=() if several else tuple(map(tuple, confusion_matrix(labels, probabilities))),
     )

@@ -77,6 +77,17 @@ def per_class(truth: Flags, given: Flags) -> tuple[NDArray[np.float64], ...]:
     return both / np.maximum(said, 1), both / np.maximum(there, 1), f1
 
 
+def macro_f1(truth: Flags, f1: NDArray[np.float64]) -> float | None:
+    """Mean F1 of the classes that there are images of; None where there is none.
+
+    A class without images has an F1 of 0 however few are taken for it. To leave out only those that
+    are never predicted either, as scikit-learn does unless told the classes, would let models that
+    are measured on the same images be measured by different classes.
+    """
+    there = truth.any(axis=0)
+    return float(f1[there].mean()) if there.any() else None
+
+
 def confusion_matrix(labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]:
     """[K, K] counts: row = the right class, column = the predicted one."""
     classes = probabilities.shape[1]

@@ -61,6 +61,15 @@ def test_figures_of_several_labels_are_scikit_learns() -> None:
     assert (quality.confusion, quality.top5_accuracy) == ((), None)
 
 
+def test_macro_f1_is_of_the_classes_that_there_are_images_of() -> None:
+    labels = np.array([0, 0, 1, 1])
+    scores = np.eye(10, dtype=np.float32)[[0, 0, 1, 7]]
+    quality = measure(split_of(labels), scores)
+    theirs = sklearn.f1_score(labels, scores.argmax(axis=1), labels=[0, 1], average="macro")
+    assert quality.macro_f1 == pytest.approx(theirs)
+    assert measure(split_of(np.zeros((2, 3), np.uint8)), scores[:2, :3]).macro_f1 is None
+
+
 def test_two_classes_have_an_area_under_the_curve() -> None:
     labels, second = SEVERAL[:, 0].astype(np.int64), SCORES[:, 0]
     quality = measure(split_of(labels), np.stack([1 - second, second], axis=1))
