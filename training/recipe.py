@@ -107,7 +107,7 @@ class Recipe(_Table):
     network: Network = Network()
     objective: Literal["softmax", "sigmoid", "multi-label", "margin"] = "softmax"
     """What the outputs mean: `softmax` one class of many; `sigmoid` one of two, from one output;
-    `multi-label` any number of labels; `margin` lengths of capsules."""
+    `multi-label` any number of labels; `margin` lengths of capsules, those of `capsnet`."""
     mirror_averaging: bool = False
     """Classify each image together with its mirror image and average the logits: half a point of
     accuracy for twice the work, which the exported graph does too. Not while training."""
@@ -158,6 +158,13 @@ class Recipe(_Table):
             raise ValueError(f"objective must be 'multi-label' for source {self.source!r}")
         if self.objective == "multi-label" and not several:
             raise ValueError("objective 'multi-label' needs source 'table' or 'garments'")
+        return self
+
+    @model_validator(mode="after")
+    def _only_capsules_have_lengths(self) -> Self:
+        name = self.network.name
+        if self.objective == "margin" and name != "capsnet":
+            raise ValueError(f"objective 'margin' needs network.name 'capsnet', not {name!r}")
         return self
 
     @model_validator(mode="after")

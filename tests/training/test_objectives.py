@@ -45,7 +45,7 @@ def test_multi_label_counts_an_image_whose_labels_are_all_right() -> None:
 
 
 def test_margin_is_the_paper_s() -> None:
-    objective = make_objective(tiny_recipe(objective="margin"))
+    objective = make_objective(tiny_recipe(objective="margin", network={"name": "capsnet"}))
     lengths = torch.tensor([[0.8, 0.3, 0.05]])
     # The right one is 0.1 too short; of the others, one is 0.2 too long.
     expected = torch.tensor(0.1**2 + 0.5 * 0.2**2)

@@ -49,6 +49,7 @@ def test_overrides(tmp_path: Path) -> None:
         ('optimizer = "adam"', "optimizer: Input should be 'sgd', 'adamw' or 'rmsprop'"),
         ("[augmentation]\njpeg_quality = [90, 60]", "jpeg_quality must be [lowest, highest]"),
         ('objective = "multi-label"', "objective 'multi-label' needs source 'table' or 'garments'"),
+        ('objective = "margin"', "objective 'margin' needs network.name 'capsnet', not 'cnn'"),
         ("epochs = ", "not a TOML file"),
         ("epochs = " + "[" * 3000, "not a TOML file"),
     ],

@@ -82,7 +82,8 @@ def test_only_the_probabilities_change(bundles: list[Bundle]) -> None:
 def test_lengths_of_capsules_have_no_temperature(
     source: Source, splits: Splits, tmp_path: Path, photos: Path
 ) -> None:
-    recipe = tiny_recipe(objective="margin", epochs=1)
+    capsules = {"name": "capsnet", "filters": 4, "kernel": 3, "capsules": 2}
+    recipe = tiny_recipe(objective="margin", network=capsules, epochs=1)
     run = Run.create(tmp_path / "run", recipe, photos, splits)
     train(run, source, splits)
     assert export(run, tmp_path / "models", photos).manifest.temperature is None
