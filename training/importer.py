@@ -63,10 +63,7 @@ def import_model(
     _check_input(foreign, before)
     encoded, pixels = _read_golden(golden, before.spec)
     scores = run_by_hand(foreign, before, pixels)
-    if scores.shape[1] != len(wanted.labels):
-        raise foreign.refuse(
-            f"gives {scores.shape[1]:,} scores an image, there are {len(wanted.labels):,} labels"
-        )
+    _check_scores(foreign, scores.shape[1], wanted)
     wrapped = prove(foreign, before, choose_ending(scores, wanted), scores, pixels)
     manifest = _manifest(foreign, wanted, before, wrapped, next_version(models, wanted.name))
     measured = [] if data is None else [_answered(folder_split(manifest, data), wrapped)]
@@ -130,6 +127,19 @@ def _check_input(foreign: Foreign, before: Preprocessing) -> None:
     plain = Preprocessing(before.spec, before.layout, before.bgr)
     if foreign.takes_pixels and before != plain:
         raise foreign.refuse("takes pixels as they are: leave --scale, --mean and --std out")
+
+
+def _check_scores(foreign: Foreign, count: int, wanted: Wanted) -> None:
+    """Raises: TrainingError where so many scores an image cannot be the labels'."""
+    if count == 1 and not wanted.multi_label:  # a softmax over one score is always 1
+        raise foreign.refuse(
+            "gives one score an image, which tells no classes apart: export it with a score for "
+            "each, or name the one label that it scores and add --multi-label"
+        )
+    if count != len(wanted.labels):
+        raise foreign.refuse(
+            f"gives {count:,} scores an image, there are {len(wanted.labels):,} labels"
+        )
 
 
 def _manifest(

@@ -227,6 +227,25 @@ def test_a_batch_of_one_that_cannot_be_opened_stays(tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "m" / "1").manifest.max_batch_size == 1
 
 
+@pytest.mark.parametrize("labels", [1, 2])
+def test_one_score_tells_no_classes_apart(
+    tmp_path: Path, labels: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["grey"], axes=(2, 3), keepdims=0),
+        helper.make_node("ReduceMean", ["grey"], ["mean"], axes=(1,), keepdims=1),
+        helper.make_node("Sigmoid", ["mean"], ["share"]),
+    ]
+    shape = [None, 3, 16, 16]
+    file = save(tmp_path / "m.onnx", nodes, (TensorProto.FLOAT, shape), {"share": [None, 1]})
+    arguments = ["import", file, "--labels", str(write_labels(tmp_path, labels)), "--size", "16"]
+    arguments += ["--golden", str(PHOTOS), "--models", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "gives one score an image, which tells no classes apart" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--multi-label"]) == (0 if labels == 1 else 2)
+
+
 BROKEN = {
     "git_lfs_pointer": "git lfs pull",
     "no_opset_super_resolution": "no opset version",
