@@ -77,7 +77,7 @@ def import_model(
 def read_labels(path: Path) -> tuple[str, ...]:
     """One label a line. Raises: TrainingError where it is no such file, or one is there twice."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise TrainingError(

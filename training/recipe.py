@@ -188,7 +188,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     shipped = {file.stem: file for file in SHIPPED.glob("*.toml")}
     path = shipped.get(name, Path(name))
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         names = ", ".join(sorted(shipped))
         raise TrainingError(

@@ -18,6 +18,7 @@ from tests.servers import running_server
 from training.cli import main
 from training.datasets.cifar10 import read_records
 from training.datasets.idx import Mnist
+from training.importer import read_labels
 from training.measure import OnnxModel
 
 PHOTOS = ROOT / "examples" / "photos"
@@ -225,6 +226,12 @@ def test_a_batch_of_one_that_cannot_be_opened_stays(tmp_path: Path) -> None:
     arguments = ["import", file, "--labels", str(write_labels(tmp_path, 3)), "--size", "16"]
     assert main([*arguments, "--golden", str(PHOTOS), "--models", str(tmp_path)]) == 0
     assert Bundle.open(tmp_path / "m" / "1").manifest.max_batch_size == 1
+
+
+def test_labels_as_windows_saves_them(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_bytes("cat\r\ndog\r\n".encode("utf-8-sig"))
+    assert read_labels(file) == ("cat", "dog")
 
 
 @pytest.mark.parametrize("labels", [1, 2])

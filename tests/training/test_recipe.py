@@ -32,6 +32,12 @@ def test_path_of_a_toml_file(tmp_path: Path) -> None:
     assert load_recipe(str(file)).epochs == 3
 
 
+def test_a_recipe_as_windows_saves_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(MINIMAL + 'description = "größer"\n', encoding="utf-8-sig")
+    assert load_recipe(str(file)).description == "größer"
+
+
 def test_overrides(tmp_path: Path) -> None:
     changed = load_recipe("mnist-cnn", ["epochs=2", "network.filters=[4, 8]", "schedule=one-cycle"])
     assert (changed.epochs, changed.schedule) == (2, "one-cycle")
