@@ -166,7 +166,7 @@ def describe_environment(data: Path, splits: Splits) -> dict[str, Any]:
         "train_images": len(splits.train),
         "validation_images": len(splits.validation),
         "train_statistics": channel_statistics(splits.train.images)._asdict(),
-        "git_commit": _git_commit(),
+        "git_commit": commit_of(Path(__file__)),
         "hardware": describe_hardware(),
         "versions": {"python": platform.python_version(), **_library_versions()},
     }
@@ -205,13 +205,19 @@ def _library_versions() -> dict[str, str]:
     return found
 
 
-def _git_commit() -> str | None:
-    """The commit of this code, with `-dirty` where tracked files have changed since."""
+def commit_of(file: Path) -> str | None:
+    """The commit of a file of code, with `-dirty` where tracked files have changed since.
+
+    None where git does not know the file.
+    """
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        # Code installed in an environment inside another project is not of that one's commit.
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)
+        return _git(file.parent, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):  # installed, or git is not
         return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()

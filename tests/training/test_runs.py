@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.training.colours import tiny_recipe
 from tests.training.stopping import full_disk
 from training.datasets import Splits
 from training.errors import TrainingError
-from training.runs import CHECKPOINT_FILE, ENVIRONMENT_FILE, Run
+from training.runs import CHECKPOINT_FILE, ENVIRONMENT_FILE, Run, commit_of
 
 
 @pytest.fixture
@@ -92,6 +93,16 @@ def test_a_run_s_folder_that_cannot_be_made(tmp_path: Path, splits: Splits) -> N
         TrainingError, match=r"file/run/environment\.json: cannot be written: Not a"
     ):
         Run.create(tmp_path / "file" / "run", tiny_recipe(), Path("photos"), splits)
+
+
+def test_the_commit_is_not_that_of_a_project_it_is_installed_in(tmp_path: Path) -> None:
+    (tmp_path / "own.py").touch()
+    (tmp_path / "installed.py").touch()
+    me = ["-c", "user.name=me", "-c", "user.email=me@here"]
+    for words in (["init"], ["add", "own.py"], [*me, "commit", "--message=one"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True)
+    assert re.fullmatch(r"[0-9a-f]{40}", commit_of(tmp_path / "own.py") or "")
+    assert commit_of(tmp_path / "installed.py") is None
 
 
 def test_the_commit_says_whether_its_files_have_changed(run: Run) -> None:
