@@ -97,7 +97,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--models", type=Path, metavar="DIR", default=Path("models"),
         help="where the bundle goes, as NAME/VERSION (default: models)",
     )  # fmt: skip
-    parser.add_argument("--name", help="the bundle's name (default: the recipe's)")
+    parser.add_argument("--name", help="the bundle's name (default: the run's, else the recipe's)")
     parser.add_argument(
         "--golden", type=Path, metavar="DIR",
         help="folder of image files to prove the bundle with (default: eight test images)",

@@ -43,12 +43,13 @@ def export_run(
     golden: Path | None = None,
     precision: Precision = "fp32",
 ) -> Bundle:
-    """Write the next version of a bundle from the best epoch of a run.
+    """Write the next version of a bundle from the best epoch of a run; `name` is by default the
+    run's.
 
     Raises: TrainingError where the graph does not do what the network does, or loses too much in
     another precision; BundleError.
     """
-    name = check_name(name or run.recipe.name)
+    name = check_name(name or run.name)
     run.require_same_data(splits)
     log, deployed = restore(run, source)
     show(f"exporting epoch {best_entry(log)['epoch']} as {precision}")

@@ -62,9 +62,7 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
     # Errors come before there is a run's folder.
     require_compiler(recipe, team.device)
     Batches(splits.train, recipe, team)
-    run = team.agree(
-        _open_run(path, recipe, data, splits, arguments.resume) if team.leads else None
-    )
+    run = team.agree(_open_run(path, recipe, data, splits, arguments) if team.leads else None)
     assert run is not None
     if team.leads:
         print(f"{path}: {len(splits.train):,} images to train on\n{HEAD}", file=sys.stderr)
@@ -72,10 +70,12 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
     return run, source, splits
 
 
-def _open_run(path: Path, recipe: Recipe, data: Path, splits: Splits, resume: bool) -> Run:
-    if resume or (restarts() and (path / RECIPE_FILE).exists()):
+def _open_run(
+    path: Path, recipe: Recipe, data: Path, splits: Splits, arguments: argparse.Namespace
+) -> Run:
+    if arguments.resume or (restarts() and (path / RECIPE_FILE).exists()):
         return Run.resume(path, recipe, splits)
-    return Run.create(path, recipe, data.resolve(), splits)
+    return Run.create(path, recipe, data.resolve(), splits, name=arguments.name)
 
 
 def _train_on(

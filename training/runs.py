@@ -49,13 +49,19 @@ class Run:
         self.environment = environment
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, data: Path, splits: Splits) -> Run:
-        """Start a run in a new folder. Raises: TrainingError where it holds a run already."""
+    def create(
+        cls, path: Path, recipe: Recipe, data: Path, splits: Splits, *, name: str | None = None
+    ) -> Run:
+        """Start a run in a new folder; `name` is for its bundles, where not the recipe's.
+
+        Raises: TrainingError where the folder holds a run already.
+        """
         if (path / RECIPE_FILE).exists():
             raise TrainingError(
                 f"{path}: holds a run already; add --resume, or choose another --run"
             )
-        run = cls(path, recipe, describe_environment(data, splits))
+        environment = {"name": name or recipe.name, **describe_environment(data, splits)}
+        run = cls(path, recipe, environment)
         run._write(ENVIRONMENT_FILE, json.dumps(run.environment, indent=2).encode())
         # The last: a folder that holds it is a run's.
         run._write(RECIPE_FILE, json.dumps(recipe.model_dump(mode="json"), indent=2).encode())
@@ -89,6 +95,12 @@ class Run:
             )
         run.require_same_data(splits)
         return run
+
+    @property
+    def name(self) -> str:
+        """What its bundles are called."""
+        # Runs of before it was kept know only the recipe's.
+        return str(self.environment.get("name", self.recipe.name))
 
     def require_same_data(self, splits: Splits) -> None:
         """Raises: TrainingError where the run was started on other images or classes."""

@@ -190,7 +190,7 @@ def test_photos_to_bundle(tmp_path: Path, data: Path, capsys: pytest.CaptureFixt
     assert main(["fit", "image-folder", *options, "--run", run, "--name", "flowers", *sets]) == 0
     bundle = Bundle.open(tmp_path / "models" / "flowers" / "1")
     assert len(bundle.manifest.labels) == 5
-    assert main(["export", run, "--models", models, "--name", "flowers"]) == 0
+    assert main(["export", run, "--models", models]) == 0
     capsys.readouterr()
 
     again = ["evaluate", f"{models}/flowers/2", "--data", str(data / "flowers")]

@@ -30,6 +30,14 @@ def test_what_is_saved_is_loaded(run: Run) -> None:
     assert run.environment["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
+def test_a_run_keeps_the_name_it_was_given(tmp_path: Path, run: Run, splits: Splits) -> None:
+    named = Run.create(tmp_path / "named", tiny_recipe(), Path("photos"), splits, name="mine")
+    assert Run.open(named.path).name == "mine"
+    assert run.name == "colours"
+    older = {k: v for k, v in named.environment.items() if k != "name"}
+    assert Run(named.path, named.recipe, older).name == "colours"
+
+
 def test_full_disk_leaves_the_checkpoint_before(run: Run) -> None:
     run.save({"weights": torch.zeros(3)}, [])
     before = {file.name: file.read_bytes() for file in run.path.iterdir()}
