@@ -40,6 +40,7 @@ class Contender:
             bundle=str(self.bundle.path),
             accuracy=self.quality.accuracy,
             accuracy_interval=share_interval(self.quality.accuracy, self.quality.images),
+            macro_f1=self.quality.macro_f1,
             calibration_error=self.quality.calibration_error,
             bytes=self.bundle.model_path.stat().st_size,
             latency_ms=dict(latencies),
@@ -92,6 +93,7 @@ def _compare(old: Contender, new: Contender) -> Comparison:
     return Comparison(
         split=old.split.name,
         images=images,
+        task=old.bundle.manifest.task,
         old=old.side(latencies[0]),
         new=new.side(latencies[1]),
         gain=100 * (only_new - only_old) / images,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from training.speed import BATCHES
@@ -20,6 +22,8 @@ class Side(BaseModel):
     accuracy: float
     accuracy_interval: tuple[float, float]
     """95 % interval."""
+    macro_f1: float | None
+    """Null where no test image has a label."""
     calibration_error: float
     bytes: int
     """Length of the ONNX file."""
@@ -46,6 +50,8 @@ class Comparison(BaseModel):
 
     split: str
     images: int
+    task: Literal["single-label", "multi-label"]
+    """Of several labels, an image is right where all of them are."""
     old: Side
     new: Side
     gain: float
@@ -60,7 +66,7 @@ class Comparison(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse` or `no different`, as far as these images can tell."""
+        """`better`, `worse` or `no different` in accuracy, as far as these images can tell."""
         if self.p_value >= SIGNIFICANT:
             return "no different"
         return "better" if self.gain > 0 else "worse"
@@ -71,13 +77,15 @@ def describe_comparison(comparison: Comparison) -> str:
     old, new = comparison.old, comparison.new
     low, high = comparison.gain_interval
     only = comparison.only_old_right, comparison.only_new_right
+    judged = "accuracy" if comparison.task == "single-label" else "all labels right"
     rows = [
         ("", "old", "new", ""),
-        ("accuracy", f"{old.accuracy:.2%}", f"{new.accuracy:.2%}",
+        (judged, f"{old.accuracy:.2%}", f"{new.accuracy:.2%}",
          f"{comparison.gain:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}"),
         ("95% interval", _interval(old), _interval(new), ""),
         ("only it is right", f"{only[0]:,}", f"{only[1]:,}",
          f"McNemar's test: p = {comparison.p_value:.2g}"),
+        ("macro F1", _figure(old.macro_f1), _figure(new.macro_f1), ""),
         ("calibration error", f"{old.calibration_error:.4f}", f"{new.calibration_error:.4f}", ""),
         ("size", f"{old.bytes / 1e6:.2f} MB", f"{new.bytes / 1e6:.2f} MB",
          f"{new.bytes / old.bytes - 1:+.0%}"),
@@ -93,7 +101,7 @@ def describe_comparison(comparison: Comparison) -> str:
             "",
             *lines,
             "",
-            f"the new one is {comparison.verdict}",
+            f'judged by "{judged}", the new one is {comparison.verdict}',
         ]
     )
 
@@ -101,6 +109,10 @@ def describe_comparison(comparison: Comparison) -> str:
 def _interval(side: Side) -> str:
     low, high = side.accuracy_interval
     return f"{100 * low:.2f}-{100 * high:.2f}"
+
+
+def _figure(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.4f}"
 
 
 def _latency_row(batch: int, old: float | None, new: float | None) -> tuple[str, str, str, str]:

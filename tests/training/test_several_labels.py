@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convoy.bundle import write_bundle
 from convoy.client.sync import ImageClient
+from tests.bundles import make_bundle
 from tests.servers import running_server
 from tests.training.colours import COLOURS, export, tiny_recipe
+from training.compare import compare_bundles
+from training.comparison import describe_comparison
 from training.datasets import Labelled, open_source, split_training
 from training.datasets.base import stratified_split
 from training.datasets.garments import pair
@@ -73,6 +77,31 @@ def test_from_a_table_to_a_service(tmp_path: Path) -> None:
         (result,) = client.classify([bundle.golden().encoded[0]])
     expected = bundle.golden().probabilities[0].max()
     assert result.probability == pytest.approx(expected, abs=1e-4)
+
+
+def test_comparing_tells_macro_f1_and_what_it_judges_by(tmp_path: Path) -> None:
+    table, pair = write_table(tmp_path, 60), []
+    # Tables' labels are in order of the alphabet, this bundle's in that of its input's channels.
+    labels = {"red": "1 red", "green": "2 green", "blue": "3 blue"}
+    for name, label in labels.items():
+        table.write_text(table.read_text().replace(name, label))
+    tiny = make_bundle(tmp_path / "tiny", labels=tuple(labels.values()), size=16)
+    # Of two halves, each has about one half: one asks for too much.
+    for version, threshold in ((1, 0.6), (2, 0.3)):
+        recipe = table_recipe().model_dump(mode="json")
+        training = tiny.manifest.training.model_copy(update={"recipe": recipe})
+        changes = {"training": training, "version": version, "thresholds": (threshold,) * 3}
+        manifest = tiny.manifest.model_copy(update={"task": "multi-label", **changes})
+        files = {name: (tiny.path / name).read_bytes() for name in tiny.manifest.files}
+        pair.append(write_bundle(tmp_path, manifest, files))
+    found = compare_bundles(*pair, table)
+    assert found.old.macro_f1 is not None
+    assert found.old.macro_f1 < 0.8
+    assert (found.new.macro_f1, found.new.accuracy) == (1.0, 1.0)
+    lines = [line.split() for line in describe_comparison(found).splitlines()]
+    assert ["macro", "F1", f"{found.old.macro_f1:.4f}", "1.0000"] in lines
+    assert ["all", "labels", "right"] in [line[:3] for line in lines]
+    assert describe_comparison(found).endswith('"all labels right", the new one is better')
 
 
 @pytest.mark.parametrize(
