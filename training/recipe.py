@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -167,20 +167,17 @@ class Recipe(_Table):
             raise ValueError(f"objective 'margin' needs network.name 'capsnet', not {name!r}")
         return self
 
-    @model_validator(mode="after")
-    def _only_folders_lie_in_a_collection(self) -> Self:
-        if self.collection_folder is not None and self.source != "folder":
-            raise ValueError("collection_folder needs source 'folder'")
-        return self
 
-    @model_validator(mode="after")
-    def _only_folders_leave_images_out(self) -> Self:
-        if self.corrupt_images == "skip" and self.source != "folder":
-            raise ValueError("corrupt_images 'skip' needs source 'folder'")
-        return self
+OWN_PHOTOS = ("folder", "table")
+READ_BY: dict[str, tuple[str, ...]] = {
+    "collection_folder": ("folder",),
+    "corrupt_images": ("folder",),
+    **dict.fromkeys(("image_size", "resize", "channels", "test_share"), OWN_PHOTOS),
+}
+"""Keys that only some sources read."""
 
 
-def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name, or any by path, and apply `key=value` overrides.
 
     Raises: TrainingError naming the file and the key.
@@ -200,7 +197,9 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         raise TrainingError(f"{path}: not a TOML file: {error}") from None
     for override in overrides:
         _apply(values, override)
-    return parse_recipe(values, where=str(path))
+    recipe = parse_recipe(values, where=str(path))
+    _require_read(recipe, {override.partition("=")[0] for override in overrides}, where=path)
+    return recipe
 
 
 def parse_recipe(values: Mapping[str, Any], *, where: str) -> Recipe:
@@ -232,6 +231,18 @@ def _suggestion(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
         model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
     near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1, cutoff=0.5)
     return f"; did you mean {'.'.join([*map(str, loc[:-1]), near[0]])!r}?" if near else ""
+
+
+def _require_read(recipe: Recipe, typed: Collection[str], *, where: Path) -> None:
+    """Raises: TrainingError naming a key that the source would not look at."""
+    for key, sources in READ_BY.items():
+        # A default in a file says nothing: the recipe in a report has every key.
+        given = key in typed or getattr(recipe, key) != Recipe.model_fields[key].default
+        if given and recipe.source not in sources:
+            readers = " or ".join(map(repr, sources))
+            raise TrainingError(
+                f"{where}: {key} is for source {readers}, not {recipe.source!r}: leave it out"
+            )
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -60,7 +60,7 @@ def test_nothing_heavy_is_imported_at_the_start() -> None:
             ["fit", "mnist-cnn", "--models", "/dev/null/models"],
             "/dev/null: no folder; name",
         ),
-        (["fit", "image-table", "--set", "corrupt_images=skip"], "needs source 'folder'"),
+        (["fit", "image-table", "--set", "corrupt_images=skip"], "is for source 'folder', not"),
         (["summary", "mnist-mlp", "--set", "network.hidden=[1000000000]"], "can't allocate memory"),
         (["export", "gone"], "gone: not a run's folder"),
         (["evaluate", "gone"], "manifest.json"),

@@ -70,9 +70,28 @@ def test_bad_recipe_is_one_line(tmp_path: Path, text: str, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
-def test_only_folders_lie_in_a_collection() -> None:
-    with pytest.raises(TrainingError, match="collection_folder needs source 'folder'"):
-        load_recipe("mnist-cnn", ["collection_folder=digits"])
+@pytest.mark.parametrize(
+    ("recipe", "override", "sources"),
+    [
+        ("mnist-cnn", "collection_folder=digits", "'folder'"),
+        ("image-table", "corrupt_images=skip", "'folder'"),
+        ("cifar10-cnn", "image_size=64", "'folder' or 'table'"),
+        ("cifar10-cnn", "channels=1", "'folder' or 'table'"),
+        ("multi-label", "resize=stretch", "'folder' or 'table'"),
+        ("fashion-cnn", "test_share=0.3", "'folder' or 'table'"),
+    ],
+)
+def test_what_a_source_does_not_read_is_refused(recipe: str, override: str, sources: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(TrainingError, match=f": {key} is for source {sources}, not .*: leave it"):
+        load_recipe(recipe, [override])
+
+
+def test_what_a_source_does_not_read_is_refused_in_a_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "mine"\nsource = "mnist"\nimage_size = 32\n')
+    with pytest.raises(TrainingError, match=r"mine\.toml: image_size is for source 'folder' or"):
+        load_recipe(str(file))
 
 
 def test_missing_recipe_lists_the_shipped_ones() -> None:
