@@ -25,7 +25,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Network(BaseModel):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def test_overrides(tmp_path: Path) -> None:
         ('optimizer = "adam"', "optimizer: Input should be 'sgd', 'adamw' or 'rmsprop'"),
         ("[augmentation]\njpeg_quality = [90, 60]", "jpeg_quality must be [lowest, highest]"),
         ('objective = "multi-label"', "objective 'multi-label' needs source 'table' or 'garments'"),
+        ("clip_norm = inf", "clip_norm: Input should be a finite number"),
+        ("weight_decay = inf", "weight_decay: Input should be a finite number"),
         ('objective = "margin"', "objective 'margin' needs network.name 'capsnet', not 'cnn'"),
         ("epochs = ", "not a TOML file"),
         ("epochs = " + "[" * 3000, "not a TOML file"),
@@ -125,6 +128,7 @@ def test_differing_keys_are_dotted() -> None:
         ({"name": "cnn", "filter": [8]}, "unknown key 'filter'; did you mean 'filters'"),
         ({"name": "cnn", "dropout": 2}, "dropout"),
         ({"name": "cnn", "filters": [8] * 6}, "leave stages out"),
+        ({"name": "fast", "logit_scale": math.inf}, "logit_scale: Input should be a finite"),
         ({"name": "fast", "widths": [8] * 5}, "need images of 33 pixels a side"),
     ],
 )

@@ -23,7 +23,7 @@ STEM = 2
 class FastParameters(BaseModel):
     """What a recipe may set under `[network]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (64, 128, 256)
     """Filters of each group; every group halves the side."""
