@@ -216,6 +216,12 @@ def test_dollar_signs_are_no_formula(bundle: Bundle) -> None:
     assert "$x^2$" in drawing
 
 
+def test_letters_that_the_font_lacks_are_no_warning(bundle: Bundle) -> None:
+    drawing = confusion(("日本語", "हिन्दी", "c"), bundle.manifest.quality[0])
+    assert "日本語" in drawing
+    assert "हिन्दी" in drawing
+
+
 @pytest.mark.parametrize("name", sorted(file.stem for file in SHIPPED.glob("*.toml")))
 def test_a_recipe_is_read_back(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,12 @@ def _svg(figure: Figure, alternative: str) -> str:
 
     buffer = io.StringIO()
     # Text stays text, which is smaller; without date and random ids equal input gives equal pages.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alternative}):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alternative}),
+        warnings.catch_warnings(),
+    ):
+        # What matplotlib's own font lacks, the reader's browser has.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     drawing = re.sub(r"\s+$", "", text[text.index("<svg") :], flags=re.MULTILINE)
