@@ -47,14 +47,20 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRSchedul
     )
 
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def autocast_type(recipe: Recipe, device: torch.device) -> torch.dtype:
     """What to compute in; emulated, bf16 is three times slower than fp32."""
-    if recipe.precision == "auto" and device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    chosen = {"auto": torch.bfloat16 if native else torch.float32, "bf16": torch.bfloat16}
-    return (chosen | {"fp16": torch.float16, "fp32": torch.float32})[recipe.precision]
+    if recipe.precision == "auto":
+        return torch.bfloat16 if _computes_bf16(device) else torch.float32
+    return PRECISIONS[recipe.precision]
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 class Average:
