@@ -223,7 +223,8 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key {key!r}{_suggestion(first['loc'], model)}"
     if first["type"] == "missing":
         return f"key {key!r} is missing"
-    return f"{key}: {first['msg']}" if key else str(first["msg"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
 
 
 def _suggestion(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
