@@ -222,30 +222,34 @@ class Batcher(Generic[T, R]):
 
     async def _work(self) -> None:
         while True:
-            async with self._closing:
-                batch = await self._next_batch()
-                ahead = self._running == self._concurrency
-                self._running += 1
-                self._at_hand = batch.size if ahead else 0
-            try:
-                results = await self._run([item.payload for item in batch.items])
-                if len(results) != len(batch.items):
-                    raise ModelFailure(f"{len(results)} results for {len(batch.items)} items")
-            except asyncio.CancelledError:
-                self._resolve(batch, [NotServing("the service is stopping")] * len(batch.items))
-                raise
-            except Exception as error:
-                results = [error] * len(batch.items)
-            if ahead:
-                for item in batch.items:
-                    item.closed = max(item.closed, self._finished)
-            self._resolve(batch, results)
-            self._running -= 1
-            self._at_hand = 0
-            if self._queue.size:
-                self._arrived.set()
-            else:  # whoever waits for a free worker has one, and need not be woken to wait again
-                self._wanted = 1
+            # In a frame of its own: what it holds is large, and the next batch may be far.
+            await self._one_batch()
+
+    async def _one_batch(self) -> None:
+        async with self._closing:
+            batch = await self._next_batch()
+            ahead = self._running == self._concurrency
+            self._running += 1
+            self._at_hand = batch.size if ahead else 0
+        try:
+            results = await self._run([item.payload for item in batch.items])
+            if len(results) != len(batch.items):
+                raise ModelFailure(f"{len(results)} results for {len(batch.items)} items")
+        except asyncio.CancelledError:
+            self._resolve(batch, [NotServing("the service is stopping")] * len(batch.items))
+            raise
+        except Exception as error:
+            results = [error] * len(batch.items)
+        if ahead:
+            for item in batch.items:
+                item.closed = max(item.closed, self._finished)
+        self._resolve(batch, results)
+        self._running -= 1
+        self._at_hand = 0
+        if self._queue.size:
+            self._arrived.set()
+        else:  # whoever waits for a free worker has one, and need not be woken to wait again
+            self._wanted = 1
 
     async def _next_batch(self) -> Batch[T, R]:
         while True:

@@ -80,7 +80,7 @@ class Worker:
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 self._loop.call_soon_threadsafe(_settle, result, value, error)
             # What they hold is large, and the next may be far.
-            del taken, result, arguments, value, error
+            del taken, result, function, arguments, value, error
 
 
 def _settle(result: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

@@ -82,6 +82,22 @@ async def test_each_item_gets_its_own_result() -> None:
 
 
 @scenario
+async def test_an_idle_batcher_holds_nothing() -> None:
+    class Large:
+        pass
+
+    async def run(batch: list[Large]) -> list[int]:
+        return [1] * len(batch)
+
+    batcher, payload, freed = Batcher(run, max_batch_size=4, max_delay=0), Large(), asyncio.Event()
+    weakref.finalize(payload, freed.set)
+    await batcher.submit(payload)
+    del payload
+    await freed.wait()
+    await batcher.close()
+
+
+@scenario
 async def test_what_waits_while_the_worker_is_busy_becomes_one_batch() -> None:
     network = Network(gated=True)
     batcher = Batcher(network, max_batch_size=8, max_delay=0)

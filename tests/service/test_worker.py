@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 
 import pytest
 
@@ -30,6 +31,25 @@ def test_an_error_is_the_caller_s_and_the_thread_lives() -> None:
         worker.close()
 
     asyncio.run(work())
+
+
+def test_an_idle_thread_holds_nothing() -> None:
+    class Large:
+        def size(self, unit: object) -> int:
+            return 1
+
+    async def work() -> None:
+        worker, loop = Worker("here"), asyncio.get_running_loop()
+        function, argument, freed = Large(), Large(), asyncio.Semaphore(0)
+        for one in (function, argument):
+            weakref.finalize(one, loop.call_soon_threadsafe, freed.release)
+        assert await worker.run(function.size, argument) == 1
+        del function, argument, one
+        for _ in range(2):
+            await freed.acquire()
+        worker.close()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
 
 
 def test_a_caller_who_leaves_disturbs_nobody() -> None:
