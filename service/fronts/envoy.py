@@ -116,7 +116,7 @@ def configuration(settings: Settings, admin: str) -> dict[str, Any]:
     http.update(_http(settings))
     if settings.access_log:
         http["access_log"] = [_access_log(settings.log_format)]
-    http["http_filters"] = [*_translators(settings), *http["http_filters"]]
+    http["http_filters"] = [_ascii_paths(), *_translators(settings), *http["http_filters"]]
     return bootstrap
 
 
@@ -139,6 +139,20 @@ def _http(settings: Settings) -> dict[str, Any]:
             "connection_keepalive": {"interval": interval, "timeout": interval},
         },
     }
+
+
+def _ascii_paths() -> dict[str, Any]:
+    """A filter that refuses paths with escaped bytes beyond ASCII, which no name here has.
+
+    pyvoy never answers those that are not UTF-8.
+    """
+    beyond = {"url_path": {"path": {"safe_regex": {"regex": ".*%[89A-Fa-f].*"}}}}
+    policy = {"permissions": [beyond], "principals": [{"any": True}]}
+    config = {
+        "@type": f"{_TYPES}.filters.http.rbac.v3.RBAC",
+        "rules": {"action": "DENY", "policies": {"paths": policy}},
+    }
+    return {"name": "envoy.filters.http.rbac", "typed_config": config}
 
 
 def _translators(settings: Settings) -> list[dict[str, Any]]:

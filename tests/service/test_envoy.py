@@ -214,6 +214,14 @@ def test_what_is_no_grpc_is_told_so(server: Running) -> None:
     assert b"this port speaks gRPC" in body
 
 
+def test_a_path_that_is_no_text_is_refused(server: Running) -> None:
+    assert post(server, "%ff", b"", "text/plain")[0] == 403
+    refused = pytest.raises(grpc.RpcError)
+    with grpc.insecure_channel(server.grpc_address) as channel, refused as refusal:
+        channel.unary_unary("/a%ff/b")(b"", timeout=PATIENCE)
+    assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 def line_after(script: str) -> str:
     """What `convoy-serve --front envoy` says at its end, in a Python in which a line ran before."""
     script += "; import sys; from service.cli import main; sys.exit(main(['--front', 'envoy']))"
