@@ -115,6 +115,24 @@ def test_a_folder_s_own_splits_are_used(tmp_path: Path) -> None:
     assert source.labels == ("blue", "green", "red")
 
 
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "TEST"), ("training_set", "test_set"), ("training", "testing")]
+)
+def test_splits_go_by_other_names_too(tmp_path: Path, train: str, test: str) -> None:
+    write_photos(tmp_path / train, 4)
+    write_photos(tmp_path / test, 2, seed=1)
+    source = open_source(tiny_recipe(), tmp_path)
+    assert source.labels == ("blue", "green", "red")
+    assert (len(source.training()), len(source.tests()[0])) == (12, 6)
+
+
+def test_a_split_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    write_photos(tmp_path / "Train", 3)
+    write_photos(tmp_path / "training", 3)
+    with pytest.raises(TrainingError, match="has the folders 'Train' and 'training'; keep one"):
+        open_source(tiny_recipe(), tmp_path)
+
+
 def test_a_folder_with_validation_only_holds_a_test_set_out(data: Path) -> None:
     recipe = tiny_recipe(test_share=0.1)
     source = open_source(recipe, data / "cats-vs-dogs")

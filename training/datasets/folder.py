@@ -19,12 +19,17 @@ from convoy.errors import ImageError
 from convoy.imaging import InputSpec, decode
 from convoy.processors import processor_count
 from training.datasets.base import Labelled, Source, Split, stratified_split
-from training.datasets.layout import class_names, list_images
+from training.datasets.layout import (
+    TEST_NAMES,
+    TRAIN_NAMES,
+    VALIDATION_NAMES,
+    class_names,
+    list_images,
+    split_folder,
+)
 from training.datasets.store import Store, allocate
 from training.errors import TrainingError
 from training.recipe import Recipe
-
-VALIDATION_NAMES = ("validation", "val", "valid")
 
 SHOWN = 10
 """Skipped files that are named."""
@@ -50,12 +55,12 @@ class Folder(Source):
         self.spec = photo_spec(recipe)
         self._skips = recipe.corrupt_images == "skip"
         self._stores: dict[Path, Store] = {}
-        own = _has_own_splits(root)
-        base = root / "train" if own else root
+        train = _train_folder(root)
+        base = train or root
         self.labels = class_names(base)
         self._training = self._list(base)
-        self._validation = self._own(root, VALIDATION_NAMES) if own else None
-        self._test = self._own(root, ("test",)) if own else None
+        self._validation = self._own(train, VALIDATION_NAMES) if train else None
+        self._test = self._own(train, TEST_NAMES) if train else None
         self.draws_test = self._test is None
         if self._test is None:
             held, rest = stratified_split(
@@ -77,7 +82,7 @@ class Folder(Source):
         return Labelled(cast("NDArray[np.uint8]", images), self._training.labels)
 
     def validation(self) -> Labelled | None:
-        """The photos of `validation`, `val` or `valid`."""
+        """The photos of `validation`."""
         return None if self._validation is None else self._read(self._validation)
 
     def tests(self) -> list[Split]:
@@ -86,16 +91,16 @@ class Folder(Source):
         test = self._read(self._test)
         return [Split(test.images, test.labels, f"test-{len(test)}")]
 
-    def _own(self, root: Path, names: Sequence[str]) -> Part | None:
-        for name in names:
-            if (root / name).is_dir():
-                if other := sorted(set(self.labels) ^ set(class_names(root / name))):
-                    raise TrainingError(
-                        f"{root / name}: its classes differ from those of {root / 'train'}: "
-                        f"{other[0]!r} is in one of them only"
-                    )
-                return self._list(root / name)
-        return None
+    def _own(self, train: Path, names: Sequence[str]) -> Part | None:
+        """The photos of another split, which lies beside `train`."""
+        if (base := split_folder(train.parent, names)) is None:
+            return None
+        if other := sorted(set(self.labels) ^ set(class_names(base))):
+            raise TrainingError(
+                f"{base}: its classes differ from those of {train}: "
+                f"{other[0]!r} is in one of them only"
+            )
+        return self._list(base)
 
     def _list(self, base: Path) -> Part:
         files, labels = list_images(base, self.labels)
@@ -132,17 +137,17 @@ class Folder(Source):
         return Labelled(cast("NDArray[np.uint8]", images), part.labels)
 
 
-def _has_own_splits(root: Path) -> bool:
-    """Whether `root` holds `train` instead of classes. Raises: TrainingError where both may be."""
-    if (root / "train").is_dir():
-        return True
-    for name in ("test", *VALIDATION_NAMES):
-        if (root / name).is_dir():
+def _train_folder(root: Path) -> Path | None:
+    """What `root` holds instead of classes, if it does. Raises: TrainingError where both may be."""
+    if (train := split_folder(root, TRAIN_NAMES)) is not None:
+        return train
+    for names in (TEST_NAMES, VALIDATION_NAMES):
+        if (other := split_folder(root, names)) is not None:
             raise TrainingError(
-                f"{root}: has a folder {name!r} but none named 'train'; put the classes to learn "
-                "from there, or rename it if it is a class"
+                f"{root}: has a folder {other.name!r} but none named 'train'; put the classes to "
+                "learn from there, or rename it if it is a class"
             )
-    return False
+    return None
 
 
 def photo_spec(recipe: Recipe) -> InputSpec:

@@ -13,6 +13,22 @@ from training.errors import TrainingError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
+TRAIN_NAMES = ("train", "training", "train_set", "training_set")
+VALIDATION_NAMES = ("validation", "val", "valid", "validation_set")
+TEST_NAMES = ("test", "testing", "test_set")
+"""What a folder of a split may be called, in capitals too."""
+
+
+def split_folder(root: Path, names: Sequence[str]) -> Path | None:
+    """The folder of a split, if `root` has one. Raises: TrainingError where it has several."""
+    found = sorted(f for f in root.iterdir() if f.name.casefold() in names and f.is_dir())
+    if len(found) > 1:
+        raise TrainingError(
+            f"{root}: has the folders {found[0].name!r} and {found[1].name!r}; keep one, or rename "
+            "them if they are classes"
+        )
+    return found[0] if found else None
+
 
 def class_names(base: Path) -> tuple[str, ...]:
     """The classes of an image folder. Raises: TrainingError where they cannot be classes."""
