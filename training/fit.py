@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from training.progress import HEAD
 from training.recipe import Recipe, load_recipe
 from training.runs import RECIPE_FILE, Run, new_run_path
 from training.train import require_compiler, train
+
+SHOWN = 200
+"""Characters of the classes' names."""
 
 
 def fit(arguments: argparse.Namespace) -> Bundle | None:
@@ -65,9 +69,16 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
     run = team.agree(_open_run(path, recipe, data, splits, arguments) if team.leads else None)
     assert run is not None
     if team.leads:
-        print(f"{path}: {len(splits.train):,} images to train on\n{HEAD}", file=sys.stderr)
+        print(f"{path}: {_describe(splits)}\n{HEAD}", file=sys.stderr)
     _train_on(run, source, splits, arguments, team)
     return run, source, splits
+
+
+def _describe(splits: Splits) -> str:
+    """How many images of what: folders taken for classes by mistake are seen here."""
+    names = textwrap.shorten(", ".join(splits.labels), SHOWN, placeholder=" ...")
+    count = len(splits.labels)
+    return f"{len(splits.train):,} images to train on, of {count} classes: {names}"
 
 
 def _open_run(
