@@ -6,10 +6,12 @@ Photos are decoded by `convoy.imaging`, as the service decodes them, and kept at
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple, Self, cast
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,17 +37,24 @@ SHOWN = 10
 """Skipped files that are named."""
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Part:
     """The photos of a folder of class folders, or some of them."""
 
-    base: Path
+    store: Callable[[], Store]
+    """Decodes all photos of the folder at the first call."""
     files: list[Path]
     labels: NDArray[np.int64]
 
     def take(self, rows: Iterable[int]) -> Part:
         """The photos of these rows."""
         rows = list(rows)
-        return Part(self.base, [self.files[row] for row in rows], self.labels[rows])
+        return Part(self.store, [self.files[row] for row in rows], self.labels[rows])
+
+    def read(self, *, lazily: bool = False) -> Labelled:
+        """The pixels, too; where they are many, they may stay on disk."""
+        images = self.store().read(self.files, lazily=lazily)
+        return Labelled(cast("NDArray[np.uint8]", images), self.labels)
 
 
 class Folder(Source):
@@ -54,7 +63,6 @@ class Folder(Source):
     def __init__(self, root: Path, recipe: Recipe) -> None:
         self.spec = photo_spec(recipe)
         self._skips = recipe.corrupt_images == "skip"
-        self._stores: dict[Path, Store] = {}
         train = _train_folder(root)
         base = train or root
         self.labels = class_names(base)
@@ -78,17 +86,16 @@ class Folder(Source):
 
     def training(self) -> Labelled:
         """The photos of `train`, or all but the test share."""
-        images = self._store(self._training.base).read(self._training.files, lazily=True)
-        return Labelled(cast("NDArray[np.uint8]", images), self._training.labels)
+        return self._training.read(lazily=True)
 
     def validation(self) -> Labelled | None:
         """The photos of `validation`."""
-        return None if self._validation is None else self._read(self._validation)
+        return None if self._validation is None else self._validation.read()
 
     def tests(self) -> list[Split]:
         """The photos of `test`, or the share that was held out."""
         assert self._test is not None
-        test = self._read(self._test)
+        test = self._test.read()
         return [Split(test.images, test.labels, f"test-{len(test)}")]
 
     def _own(self, train: Path, names: Sequence[str]) -> Part | None:
@@ -104,11 +111,11 @@ class Folder(Source):
 
     def _list(self, base: Path) -> Part:
         files, labels = list_images(base, self.labels)
-        part = Part(base, files, labels)
-        return self._without_corrupt(part) if self._skips else part
+        part = Part(cache(partial(self._open_store, base, files)), files, labels)
+        return self._without_corrupt(base, part) if self._skips else part
 
-    def _without_corrupt(self, part: Part) -> Part:
-        problems = self._store(part.base, part.files).problems
+    def _without_corrupt(self, base: Path, part: Part) -> Part:
+        problems = part.store().problems
         for file, problem in list(problems.items())[:SHOWN]:
             tqdm.write(f"skipped {file}: {problem}", file=sys.stderr)
         if len(problems) > SHOWN:
@@ -116,25 +123,18 @@ class Folder(Source):
         part = part.take(row for row, file in enumerate(part.files) if str(file) not in problems)
         for label, name in enumerate(self.labels):
             if label not in part.labels:
-                raise TrainingError(f"{part.base / name}: none of its images can be decoded")
+                raise TrainingError(f"{base / name}: none of its images can be decoded")
         return part
 
-    def _store(self, base: Path, files: Sequence[Path] | None = None) -> Store:
-        if base not in self._stores:
-            store = Store.open(base, files or list_images(base, self.labels)[0], self.spec)
-            if store.problems and not self._skips:
-                (file, problem), *more = store.problems.items()
-                others = f" ({len(more)} more cannot be decoded)" if more else ""
-                raise TrainingError(
-                    f"{file}: {problem}; repair or remove it, "
-                    f'or set corrupt_images to "skip"{others}'
-                )
-            self._stores[base] = store
-        return self._stores[base]
-
-    def _read(self, part: Part) -> Labelled:
-        images = self._store(part.base).read(part.files)
-        return Labelled(cast("NDArray[np.uint8]", images), part.labels)
+    def _open_store(self, base: Path, files: Sequence[Path]) -> Store:
+        store = Store.open(base, files, self.spec)
+        if store.problems and not self._skips:
+            (file, problem), *more = store.problems.items()
+            others = f" ({len(more)} more cannot be decoded)" if more else ""
+            raise TrainingError(
+                f'{file}: {problem}; repair or remove it, or set corrupt_images to "skip"{others}'
+            )
+        return store
 
 
 def _train_folder(root: Path) -> Path | None:
