@@ -158,6 +158,16 @@ def test_folder_bad_input(tmp_path: Path, photos: Path) -> None:
         open_source(recipe, tmp_path)
 
 
+def test_what_begins_with_a_dot_is_no_photo(tmp_path: Path) -> None:
+    write_photos(tmp_path / ".photos", 4)  # above the classes, a dot means nothing
+    for folder in (tmp_path / ".photos").iterdir():
+        (folder / ".thumbnails").mkdir()
+        (folder / ".thumbnails" / "00.png").write_bytes((folder / "00.png").read_bytes())
+        (folder / "._00.png").write_bytes(b"what macOS knows of 00.png")
+    source = open_source(tiny_recipe(), tmp_path / ".photos")
+    assert len(source.training()) + len(source.tests()[0]) == 12
+
+
 def test_a_class_of_one_image_is_named(tmp_path: Path) -> None:
     write_photos(tmp_path, 3)
     for number in (1, 2):

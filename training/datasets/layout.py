@@ -59,12 +59,18 @@ def list_images(base: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray
         except OSError as error:  # which a search would pass over
             raise TrainingError(f"{base / name}: {error.strerror}") from None
         named = (f for f in (base / name).rglob("*") if f.suffix.lower() in SUFFIXES)
-        found = sorted(f for f in named if not f.is_dir())
+        shown = (f for f in named if not _is_hidden(f.relative_to(base / name)))
+        found = sorted(f for f in shown if not f.is_dir())
         if not found:
             raise TrainingError(f"{base / name}: no images in this class; add some or remove it")
         files += found
         labels += [index] * len(found)
     return files, np.asarray(labels, np.int64)
+
+
+def _is_hidden(path: Path) -> bool:
+    """What begins with a dot are other programs' notes, often smaller copies of the photos."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def is_utf8(name: str) -> bool:
