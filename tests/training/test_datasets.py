@@ -153,6 +153,9 @@ def test_folder_bad_input(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "dog").mkdir()
     with pytest.raises(TrainingError, match=r"cat: no images in this class"):
         open_source(recipe, tmp_path)
+    (tmp_path / "cat" / "felix.heic").touch()
+    with pytest.raises(TrainingError, match=r"cat: no images in this class, only 1 \.heic; add"):
+        open_source(recipe, tmp_path)
     (tmp_path / "cat").rename(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
     with pytest.raises(TrainingError, match=r"class folder 'caf\\udce9' is not named in UTF-8"):
         open_source(recipe, tmp_path)
@@ -166,6 +169,29 @@ def test_what_begins_with_a_dot_is_no_photo(tmp_path: Path) -> None:
         (folder / "._00.png").write_bytes(b"what macOS knows of 00.png")
     source = open_source(tiny_recipe(), tmp_path / ".photos")
     assert len(source.training()) + len(source.tests()[0]) == 12
+
+
+def test_photos_of_any_suffix_that_can_be_decoded_are_read(tmp_path: Path) -> None:
+    write_photos(tmp_path, 8)
+    for file, suffix in zip(
+        sorted((tmp_path / "red").iterdir()), ("jfif", "jpe", "mpo", "apng", "JFIF"), strict=False
+    ):
+        file.rename(file.with_suffix(f".{suffix}"))
+    source = open_source(tiny_recipe(), tmp_path)
+    assert len(source.training()) + len(source.tests()[0]) == 24
+
+
+def test_files_of_other_kinds_are_counted_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(tmp_path, 4)
+    for name in ("red/00.heic", "red/01.heic", "blue/Thumbs.db", "blue/.DS_Store"):
+        (tmp_path / name).write_bytes(b"no image that is read")
+    split_training(open_source(tiny_recipe(), tmp_path), tiny_recipe())
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: left out 3 files of other kinds (2 .heic, 1 .db); make JPEG or PNG of those "
+        "that are photos\n"
+    )
 
 
 def test_a_class_of_one_image_is_named(tmp_path: Path) -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from training.errors import TrainingError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
+    | {".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+)
+"""Of the kinds of files that `convoy.imaging` decodes."""
+SHOWN = 5
+"""Suffixes that are named."""
 
 TRAIN_NAMES = ("train", "training", "train_set", "training_set")
 VALIDATION_NAMES = ("validation", "val", "valid", "validation_set")
@@ -49,28 +58,54 @@ def class_names(base: Path) -> tuple[str, ...]:
 def list_images(base: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray[np.int64]]:
     """Files of every class, by class and name, and the classes' indices.
 
-    Raises: TrainingError naming a class without images.
+    Says what it leaves out. Raises: TrainingError naming a class without images.
     """
     files: list[Path] = []
     labels: list[int] = []
+    others: Counter[str] = Counter()
     for index, name in enumerate(classes):
-        try:
-            os.scandir(base / name).close()
-        except OSError as error:  # which a search would pass over
-            raise TrainingError(f"{base / name}: {error.strerror}") from None
-        named = (f for f in (base / name).rglob("*") if f.suffix.lower() in SUFFIXES)
-        shown = (f for f in named if not _is_hidden(f.relative_to(base / name)))
-        found = sorted(f for f in shown if not f.is_dir())
+        found, left = _photos(base / name)
         if not found:
-            raise TrainingError(f"{base / name}: no images in this class; add some or remove it")
+            only = f", only {_kinds(left)}" if left else ""
+            raise TrainingError(
+                f"{base / name}: no images in this class{only}; add some or remove it"
+            )
         files += found
         labels += [index] * len(found)
+        others += left
+    if others:
+        tqdm.write(
+            f"{base}: left out {others.total():,} file{'s' * (others.total() != 1)} of other kinds "
+            f"({_kinds(others)}); make JPEG or PNG of those that are photos", file=sys.stderr,
+        )  # fmt: skip
     return files, np.asarray(labels, np.int64)
+
+
+def _photos(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """The photos below a folder, and how many other files there are of each suffix."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:  # which a search would pass over
+        raise TrainingError(f"{folder}: {error.strerror}") from None
+    named = (f for f in folder.rglob("*") if not _is_hidden(f.relative_to(folder)))
+    files = sorted(f for f in named if not f.is_dir())
+    others = Counter(f.suffix.lower() for f in files)
+    for suffix in SUFFIXES:
+        del others[suffix]
+    return [f for f in files if f.suffix.lower() in SUFFIXES], others
 
 
 def _is_hidden(path: Path) -> bool:
     """What begins with a dot are other programs' notes, often smaller copies of the photos."""
     return any(part.startswith(".") for part in path.parts)
+
+
+def _kinds(others: Counter[str]) -> str:
+    """The most frequent suffixes, each with its number."""
+    named = [
+        f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common(SHOWN)
+    ]
+    return ", ".join(named) + (", ..." if len(others) > SHOWN else "")
 
 
 def is_utf8(name: str) -> bool:
