@@ -19,7 +19,7 @@ from training.errors import TrainingError
 from training.export import export_run
 from training.feed import Batches
 from training.memory import keep_freed_memory
-from training.new_bundle import check_models, check_name, golden_files
+from training.new_bundle import check_models, check_name, read_golden
 from training.progress import HEAD
 from training.recipe import Recipe, load_recipe
 from training.runs import RECIPE_FILE, Run, new_run_path
@@ -37,8 +37,6 @@ def fit(arguments: argparse.Namespace) -> Bundle | None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.resume and arguments.run is None:
         raise TrainingError("--resume needs --run, the folder of the run to go on with")
-    if arguments.golden is not None:
-        golden_files(arguments.golden)  # better refused now than after the training
     if arguments.name is not None:
         check_name(arguments.name)
     check_models(arguments.models)
@@ -62,6 +60,8 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
         if not arguments.resume:
             classifier.load_pretrained()
         splits = split_training(source, recipe)
+        if team.leads:
+            _try_export_s_images(source, arguments.golden)
     path = arguments.run or new_run_path(arguments.recipe)
     # Errors come before there is a run's folder.
     require_compiler(recipe, team.device)
@@ -72,6 +72,16 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
         print(f"{path}: {_describe(splits)}\n{HEAD}", file=sys.stderr)
     _train_on(run, source, splits, arguments, team)
     return run, source, splits
+
+
+def _try_export_s_images(source: Source, golden: Path | None) -> None:
+    """Read once what only the export uses: to find a bad file then would cost the training.
+
+    Raises: TrainingError naming the file.
+    """
+    source.tests()
+    if golden is not None:
+        read_golden(golden, source.spec)
 
 
 def _describe(splits: Splits) -> str:

@@ -54,7 +54,6 @@ def test_nothing_heavy_is_imported_at_the_start() -> None:
         (["fit", "image-folder", "--data", "gone"], "gone: no such folder"),
         (["fit", "mnist-cnn", "--set", "epoch=3"], "did you mean 'epochs'?"),
         (["fit", "mnist-cnn", "--resume"], "--resume needs --run"),
-        (["fit", "mnist-cnn", "--golden", "gone"], "gone: no image files"),
         (["fit", "mnist-cnn", "--name", "a b"], "'a b' cannot be a bundle's name"),
         (
             ["fit", "mnist-cnn", "--models", "/dev/null/models"],

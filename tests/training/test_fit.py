@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.training.colours import write_photos
+from tests.training.sources import write_source
 from training.cli import main
+from training.recipe import load_recipe
 
 QUICK = ("epochs=1", "image_size=16", "network.widths=[4,4]", "batch_size=16")
 
@@ -27,3 +29,40 @@ def test_the_classes_are_named_before_the_first_epoch(
     assert fit(tmp_path, tmp_path / "photos") == 0
     first, *_ = capsys.readouterr().err.splitlines()
     assert first.endswith(" images to train on, of 2 classes: Lehrbilder, Prüfbilder")
+
+
+def test_a_corrupt_test_photo_ends_the_command_before_an_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(tmp_path / "photos" / "train", 8)
+    (write_photos(tmp_path / "photos" / "test", 3) / "red" / "01.png").write_bytes(b"damaged")
+    assert fit(tmp_path, tmp_path / "photos") == 2
+    assert "test/red/01.png: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corrupt_photo_of_a_table_s_test_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_source(load_recipe("image-table"), tmp_path / "photos")
+    head, *rows = table.read_text().splitlines()
+    lines = [f"{head},split", *(f"{row},train" for row in rows), "bad.png,0;1,test"]
+    table.write_text("\n".join(lines))
+    (tmp_path / "photos" / "bad.png").write_bytes(b"damaged")
+    assert fit(tmp_path, table, recipe="image-table") == 2
+    assert "photos/bad.png: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "message"), [(False, "golden: no image files"), (True, "cat.jpg: not an image")]
+)
+def test_golden_inputs_are_read_before_an_epoch(
+    tmp_path: Path, photos: Path, made: bool, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if made:
+        (tmp_path / "golden").mkdir()
+        (tmp_path / "golden" / "cat.jpg").write_text("a text")
+    assert fit(tmp_path, photos, "--golden", str(tmp_path / "golden")) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

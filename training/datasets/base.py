@@ -91,7 +91,7 @@ class Source(ABC):
 
     @abstractmethod
     def tests(self) -> list[Split]:
-        """The test sets; read after training, once."""
+        """The test sets, read anew at each call; the network sees them after training, once."""
 
 
 def split_training(source: Source, recipe: Recipe) -> Splits:
