@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convoy.bundle import Bundle
-from convoy.errors import ConvoyError
 from training.classifier import Classifier
 from training.datasets import Source, Splits, open_source, split_training
 from training.datasets.location import find_data
@@ -118,7 +117,7 @@ def _export(run: Run, source: Source, splits: Splits, arguments: argparse.Namesp
     options = {"name": arguments.name, "golden": arguments.golden}
     try:
         return export_run(run, source, splits, arguments.models, **options)
-    except (KeyboardInterrupt, ConvoyError):
+    except BaseException:  # the training is worth the hint, whatever has happened
         command = _command(("export", str(run.path)), arguments, ("models", *options))
         print(
             f"\nconvoy-train: trained, but not exported; do so with\n  {command}", file=sys.stderr

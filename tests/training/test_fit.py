@@ -9,6 +9,8 @@ import pytest
 from tests.training.colours import write_photos
 from tests.training.sources import write_source
 from training.cli import main
+from training.datasets import SOURCES, Split
+from training.datasets.folder import Folder
 from training.recipe import load_recipe
 
 QUICK = ("epochs=1", "image_size=16", "network.widths=[4,4]", "batch_size=16")
@@ -52,6 +54,31 @@ def test_a_corrupt_photo_of_a_table_s_test_share(
     assert fit(tmp_path, table, recipe="image-table") == 2
     assert "photos/bad.png: " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+class Fragile(Folder):
+    """Photos that can be read once."""
+
+    reads = 0
+
+    def tests(self) -> list[Split]:
+        self.reads += 1
+        if self.reads > 1:
+            raise RuntimeError("what nobody has thought of")
+        return super().tests()
+
+
+def test_whatever_ends_an_export_the_command_that_repeats_it_is_said(
+    tmp_path: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SOURCES, "folder", Fragile)
+    with pytest.raises(RuntimeError, match="nobody has thought of"):
+        fit(tmp_path, photos)
+    *_, hint = capsys.readouterr().err.splitlines()
+    assert hint.startswith(f"  convoy-train export {tmp_path / 'run'} ")
 
 
 @pytest.mark.parametrize(
