@@ -68,6 +68,19 @@ def test_a_store_that_is_broken_is_made_again(
     assert len(decoded) == 12
 
 
+@pytest.mark.parametrize("limit", [store.MEMORY_LIMIT, 1000])
+def test_a_store_stays_readable_when_another_command_replaces_it(
+    tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MEMORY_LIMIT", limit)
+    source = open_source(tiny_recipe(), write_photos(tmp_path, 6))
+    training, before = source.training(), source.tests()[0].images[:]
+    (tmp_path / "red" / "new.png").write_bytes((tmp_path / "red" / "00.png").read_bytes())
+    open_source(tiny_recipe(), tmp_path).training()
+    assert np.array_equal(source.tests()[0].images, before)
+    assert training.images[:2].shape == (2, 16, 16, 3)
+
+
 def test_corrupt_images_are_skipped_as_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], decoded: list[bytes]
 ) -> None:

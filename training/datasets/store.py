@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +44,17 @@ class Rows:
     Only the name of the file goes to another process.
     """
 
-    def __init__(self, file: Path, rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self, file: Path, rows: NDArray[np.int64], pixels: NDArray[np.uint8] | None = None
+    ) -> None:
         self.file, self.rows = file, rows
-        self._pixels: NDArray[np.uint8] | None = None
+        self._pixels = pixels
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """All images of the store."""
         if self._pixels is None:
-            self._pixels = np.load(self.file, mmap_mode="c")
+            self._pixels = _map(self.file)
         return self._pixels
 
     @property
@@ -71,17 +73,32 @@ class Rows:
 
     def view(self, rows: NDArray[np.int64]) -> Rows:
         """Some of these, on disk still."""
-        return Rows(self.file, self.rows[rows])
+        return Rows(self.file, self.rows[rows], self._pixels)
+
+
+class _Index(NamedTuple):
+    """What a store holds."""
+
+    file: Path
+    entries: list[Entry]
+    problems: dict[str, str]
+    pixels: NDArray[np.uint8]
+    """Mapped: stays readable when another process replaces the file."""
+
+    def to_json(self) -> bytes:
+        """All but the pixels."""
+        content = {"pixels": self.file.name, "entries": self.entries, "problems": self.problems}
+        return json.dumps(content).encode()
 
 
 class Store:
     """The photos of one folder, decoded."""
 
-    def __init__(self, file: Path, entries: Sequence[Entry], problems: dict[str, str]) -> None:
-        self.file = file
-        self.problems = problems
+    def __init__(self, index: _Index) -> None:
+        self.problems = index.problems
         """Why a file cannot be decoded, by its path."""
-        self._rows = {entry[0]: row for row, entry in enumerate(entries)}
+        self._file, self._pixels = index.file, index.pixels
+        self._rows = {entry[0]: row for row, entry in enumerate(index.entries)}
 
     @classmethod
     def open(cls, base: Path, files: Sequence[Path], spec: InputSpec) -> Store:
@@ -89,28 +106,25 @@ class Store:
         entries = [_entry(file) for file in files]
         name = _digest([str(base.resolve()), spec.model_dump_json(), DECODER_VERSION])
         index = cache_folder() / f"{name}.json"
-        pixels = index.with_name(f"{name}-{_digest(entries)}.npy")
         before = _read_index(index)
+        file = index.with_name(f"{name}-{_digest(entries)}.npy")
+        if before.file == file:
+            return cls(before)
         try:
-            if before is None or before[0].name != pixels.name:
-                index.parent.mkdir(parents=True, exist_ok=True)
-                problems = _write_pixels(pixels, entries, spec, before)
-                content = {"pixels": pixels.name, "entries": entries, "problems": problems}
-                replace_file(index, json.dumps(content).encode())
-                if before is not None:
-                    before[0].unlink(missing_ok=True)
-            else:
-                problems = before[2]
+            index.parent.mkdir(parents=True, exist_ok=True)
+            made = _write_pixels(file, entries, spec, before)
+            replace_file(index, made.to_json())
+            before.file.unlink(missing_ok=True)
         except OSError as error:
             raise TrainingError(
                 f"{index.parent}: {error.strerror}; set CONVOY_CACHE to a folder with room"
             ) from None
-        return cls(pixels, entries, problems)
+        return cls(made)
 
     def read(self, files: Sequence[Path], *, lazily: bool = False) -> NDArray[np.uint8] | Rows:
         """The pixels of some files, [N, H, W, C]; where they are many, they may stay on disk."""
         rows = np.array([self._rows[str(file)] for file in files], np.int64)
-        view = Rows(self.file, rows)
+        view = Rows(self._file, rows, self._pixels)
         if lazily and int(np.prod(view.shape)) > MEMORY_LIMIT:
             return view
         return view[:]
@@ -159,10 +173,8 @@ def gather(pixels: NDArray[np.uint8], rows: Any) -> NDArray[np.uint8]:
     return copied
 
 
-def _write_pixels(
-    file: Path, entries: Sequence[Entry], spec: InputSpec, before: _Index | None
-) -> dict[str, str]:
-    """Write a new array whole or not at all; returns what is wrong with which file."""
+def _write_pixels(file: Path, entries: list[Entry], spec: InputSpec, before: _Index) -> _Index:
+    """Write a new array whole or not at all."""
     work = file.with_name(f".writing-{os.getpid()}-{file.name}")
     try:
         new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
@@ -170,22 +182,22 @@ def _write_pixels(
             reserve(opened.fileno(), work.stat().st_size)
         problems = _fill(new, entries, spec, before)
         new.flush()
+        pixels = _map(work)
         os.replace(work, file)
     finally:
         work.unlink(missing_ok=True)
-    return problems
+    return _Index(file, entries, problems, pixels)
 
 
 def _fill(
-    new: NDArray[np.uint8], entries: Sequence[Entry], spec: InputSpec, before: _Index | None
+    new: NDArray[np.uint8], entries: Sequence[Entry], spec: InputSpec, before: _Index
 ) -> dict[str, str]:
     """Copy what the array before holds and decode the rest; returns what is wrong with which."""
-    known = {tuple(entry): row for row, entry in enumerate(before[1])} if before else {}
-    old = np.load(before[0], mmap_mode="r") if before else None
+    known = {entry: row for row, entry in enumerate(before.entries)}
 
     def pixels_of(entry: Entry) -> NDArray[np.uint8] | str:
-        if before is not None and old is not None and entry in known:
-            return before[2].get(entry[0]) or old[known[entry]]
+        if entry in known:
+            return before.problems.get(entry[0]) or before.pixels[known[entry]]
         try:
             return decode(Path(entry[0]).read_bytes(), spec)
         except ImageError as error:
@@ -207,20 +219,24 @@ def _fill(
     return problems
 
 
-_Index = tuple[Path, list[Entry], dict[str, str]]
-
-
-def _read_index(index: Path) -> _Index | None:
-    """The array's file, its entries and problems; None where there is no whole store."""
+def _read_index(index: Path) -> _Index:
+    """What the store holds: nothing where there is no whole one, as it is only a cache."""
     try:
         content = json.loads(index.read_bytes())
-        pixels = index.with_name(content["pixels"])
+        file = index.with_name(content["pixels"])
         entries = [(str(path), int(size), int(time)) for path, size, time in content["entries"]]
-        if len(np.load(pixels, mmap_mode="r")) != len(entries):
-            return None
-        return pixels, entries, dict(content["problems"])
+        found = _Index(file, entries, dict(content["problems"]), _map(file))
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # only a cache: it is made again
+        found = None
+    if found is None or len(found.pixels) != len(found.entries):
+        return _Index(index.with_suffix(".npy"), [], {}, np.empty((0, 0, 0, 0), np.uint8))
+    return found
+
+
+def _map(file: Path) -> NDArray[np.uint8]:
+    """An array on disk, of which only what is looked at is read; changes stay in memory."""
+    mapped: NDArray[np.uint8] = np.load(file, mmap_mode="c")
+    return mapped
 
 
 def _entry(file: Path) -> Entry:
