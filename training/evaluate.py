@@ -11,8 +11,8 @@ import numpy as np
 
 from convoy.bundle import LOG_FILE, Bundle, Manifest, Quality
 from training.datasets import Split, open_source
-from training.datasets.folder import read_images
 from training.datasets.layout import class_names, list_images
+from training.datasets.photos import read_images
 from training.errors import TrainingError
 from training.measure import Answered, OnnxModel, measure
 from training.metrics import describe_share, share_interval

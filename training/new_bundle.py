@@ -25,8 +25,8 @@ from convoy.bundle import (
 )
 from convoy.imaging import InputSpec, decode
 from training.datasets import Split
-from training.datasets.folder import read_image
 from training.datasets.layout import SUFFIXES
+from training.datasets.photos import read_image
 from training.errors import TrainingError
 from training.measure import Answered, OnnxModel
 from training.report import render_report

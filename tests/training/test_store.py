@@ -11,6 +11,7 @@ import torch
 
 from convoy.imaging import InputSpec
 from tests.training.colours import tiny_recipe, write_photos
+from tests.training.sources import write_source
 from tests.training.stopping import full_disk
 from training.datasets import Labelled, Source, Splits, open_source, split_training, store
 from training.datasets.base import channel_statistics
@@ -18,6 +19,7 @@ from training.datasets.store import Rows, Store
 from training.distributed import Team
 from training.errors import TrainingError
 from training.feed import Feed
+from training.recipe import load_recipe
 from training.runs import Run
 from training.train import train
 
@@ -149,6 +151,15 @@ def test_a_relative_path_is_the_same_folder(
     for root in (Path("photos"), tmp_path / "photos", Path("photos")):
         open_source(tiny_recipe(), root).training()
     assert len(decoded) == 9
+
+
+def test_a_table_s_photos_are_decoded_once(tmp_path: Path, decoded: list[bytes]) -> None:
+    recipe = load_recipe("image-table", ["image_size=16"])
+    table = write_source(recipe, tmp_path / "photos")
+    for _ in range(2):
+        source = open_source(recipe, table)
+        assert len(source.training()) + len(source.tests()[0]) == 12
+    assert len(decoded) == 12
 
 
 def test_a_store_takes_its_room_before_it_is_filled(tmp_path: Path, cache: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from convoy.imaging import InputSpec
 from training.datasets.base import Labelled, Source, Split
-from training.datasets.folder import read_images
 from training.datasets.layout import list_images
+from training.datasets.photos import read_images
 from training.errors import TrainingError, first_line
 from training.recipe import Recipe
 

@@ -1,25 +1,15 @@
-"""An image folder: one folder per class, with or without its own train, validation and test.
-
-Photos are decoded by `convoy.imaging`, as the service decodes them, and kept at the input's size.
-"""
+"""An image folder: one folder per class, with or without its own train, validation and test."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from convoy.errors import ImageError
-from convoy.imaging import InputSpec, decode
-from convoy.processors import processor_count
 from training.datasets.base import Labelled, Source, Split, stratified_split
 from training.datasets.layout import (
     TEST_NAMES,
@@ -29,32 +19,13 @@ from training.datasets.layout import (
     list_images,
     split_folder,
 )
-from training.datasets.store import Store, allocate
+from training.datasets.photos import Part, open_store, photo_spec
 from training.errors import TrainingError
 from training.recipe import Recipe
 
+ADVICE = 'repair or remove it, or set corrupt_images to "skip"'
 SHOWN = 10
 """Skipped files that are named."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The photos of a folder of class folders, or some of them."""
-
-    store: Callable[[], Store]
-    """Decodes all photos of the folder at the first call."""
-    files: list[Path]
-    labels: NDArray[np.int64]
-
-    def take(self, rows: Iterable[int]) -> Part:
-        """The photos of these rows."""
-        rows = list(rows)
-        return Part(self.store, [self.files[row] for row in rows], self.labels[rows])
-
-    def read(self, *, lazily: bool = False) -> Labelled:
-        """The pixels, too; where they are many, they may stay on disk."""
-        images = self.store().read(self.files, lazily=lazily)
-        return Labelled(cast("NDArray[np.uint8]", images), self.labels)
 
 
 class Folder(Source):
@@ -111,7 +82,8 @@ class Folder(Source):
 
     def _list(self, base: Path) -> Part:
         files, labels = list_images(base, self.labels)
-        part = Part(cache(partial(self._open_store, base, files)), files, labels)
+        advice = None if self._skips else ADVICE
+        part = Part(cache(partial(open_store, base, files, self.spec, advice)), files, labels)
         return self._without_corrupt(base, part) if self._skips else part
 
     def _without_corrupt(self, base: Path, part: Part) -> Part:
@@ -126,16 +98,6 @@ class Folder(Source):
                 raise TrainingError(f"{base / name}: none of its images can be decoded")
         return part
 
-    def _open_store(self, base: Path, files: Sequence[Path]) -> Store:
-        store = Store.open(base, files, self.spec)
-        if store.problems and not self._skips:
-            (file, problem), *more = store.problems.items()
-            others = f" ({len(more)} more cannot be decoded)" if more else ""
-            raise TrainingError(
-                f'{file}: {problem}; repair or remove it, or set corrupt_images to "skip"{others}'
-            )
-        return store
-
 
 def _train_folder(root: Path) -> Path | None:
     """What `root` holds instead of classes, if it does. Raises: TrainingError where both may be."""
@@ -148,31 +110,3 @@ def _train_folder(root: Path) -> Path | None:
                 "learn from there, or rename it if it is a class"
             )
     return None
-
-
-def photo_spec(recipe: Recipe) -> InputSpec:
-    """The input that a recipe wants photos of any size made into."""
-    size = recipe.image_size
-    return InputSpec(height=size, width=size, channels=recipe.channels, resize=recipe.resize)
-
-
-def read_images(files: Sequence[Path], spec: InputSpec) -> NDArray[np.uint8]:
-    """Decode files as the service would, [N, H, W, C]. Raises: TrainingError naming the file."""
-    images = allocate((len(files), *spec.shape))
-    pool = ThreadPoolExecutor(processor_count())  # decoding releases the interpreter's lock
-    try:
-        for row, pixels in enumerate(pool.map(lambda file: read_image(file, spec), files)):
-            images[row] = pixels
-    finally:  # after an error, none of the other files matters
-        pool.shutdown(cancel_futures=True)
-    return images
-
-
-def read_image(file: Path, spec: InputSpec) -> NDArray[np.uint8]:
-    """Decode one file, [H, W, C]. Raises: TrainingError naming it."""
-    try:
-        return decode(file.read_bytes(), spec)
-    except ImageError as error:
-        raise TrainingError(f"{file}: {error}; repair or remove it") from None
-    except OSError as error:
-        raise TrainingError(f"{file}: {error.strerror}") from None

@@ -12,14 +12,14 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.datasets.base import Labelled, Source, Split, stratified_split
-from training.datasets.folder import photo_spec, read_images
+from training.datasets.photos import Part, open_store, photo_spec
 from training.errors import TrainingError
 from training.recipe import Recipe
 
@@ -27,6 +27,7 @@ COLUMNS = ("file", "labels")
 SPLIT = "split"
 SPLITS = ("train", "validation", "test")
 SEPARATOR = ";"
+ADVICE = "repair it, or remove its row"
 FEWEST_IMAGES = 3
 """Of a label: one to learn it from, one to choose by, one to measure."""
 
@@ -50,19 +51,19 @@ class Table(Source):
         self.spec = photo_spec(recipe)
         rows = read_table(file)
         self.labels = label_names(file, rows)
-        self._files = list(rows)
-        self._targets = np.array(
+        targets = np.array(
             [[name in row.labels for name in self.labels] for row in rows.values()], np.uint8
         )
         splits = np.array([row.split for row in rows.values()])
-        self._training, self._validation, self._test = (
-            np.flatnonzero(splits == name) for name in SPLITS
-        )
-        self.draws_test = not len(self._test)
+        training, validation, test = (np.flatnonzero(splits == name) for name in SPLITS)
+        self.draws_test = not len(test)
         if self.draws_test:
-            targets = self._targets[self._training]
-            held, rest = stratified_split(targets, recipe.test_share, recipe.seed)
-            self._test, self._training = self._training[held], self._training[rest]
+            held, rest = stratified_split(targets[training], recipe.test_share, recipe.seed)
+            test, training = training[held], training[rest]
+        files = list(rows)
+        whole = Part(cache(partial(open_store, file, files, self.spec, ADVICE)), files, targets)
+        self._training, self._test = whole.take(training), whole.take(test)
+        self._validation = whole.take(validation) if len(validation) else None
 
     @classmethod
     def open(cls, recipe: Recipe, root: Path, *, download: bool) -> Self:
@@ -71,20 +72,16 @@ class Table(Source):
 
     def training(self) -> Labelled:
         """The photos of `train`, but for the test share where there are none of `test`."""
-        return self._read(self._training)
+        return self._training.read(lazily=True)
 
     def validation(self) -> Labelled | None:
         """The photos of `validation`."""
-        return self._read(self._validation) if len(self._validation) else None
+        return None if self._validation is None else self._validation.read()
 
     def tests(self) -> list[Split]:
         """The photos of `test`, or the share that was held out."""
-        test = self._read(self._test)
+        test = self._test.read()
         return [Split(test.images, test.labels, f"test-{len(test)}")]
-
-    def _read(self, rows: NDArray[np.intp]) -> Labelled:
-        images = read_images([self._files[row] for row in rows], self.spec)
-        return Labelled(images, self._targets[rows])
 
 
 def read_table(file: Path) -> Rows:
