@@ -114,6 +114,7 @@ def test_comparing_tells_macro_f1_and_what_it_judges_by(tmp_path: Path) -> None:
         ("file,labels\n1.png,a\ngone.png,b", "line 3: .*gone.png: no such file"),
         ("file,labels\n1.png,a,b", "line 2: not 2 cells"),
         ("file,labels\n1.png,a\n1.png,b", "line 3: .*1.png stands twice"),
+        ("file,labels\n1.png,a\n./folder/../1.png,b", "line 3: .*1.png stands twice"),
         ("file,labels\n1.png,", "no photo has a label"),
         ("file,labels\n1.png,a", "label 'a' is on 1 photo; it takes 3"),
         ("file,labels,split\n1.png,a", "line 2: not 3 cells"),
@@ -124,6 +125,7 @@ def test_comparing_tells_macro_f1_and_what_it_judges_by(tmp_path: Path) -> None:
 )
 def test_a_bad_table_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "1.png").touch()
+    (tmp_path / "folder").mkdir()
     table = tmp_path / "labels.csv"
     table.write_bytes(text.encode("latin-1"))
     with pytest.raises(TrainingError, match=message) as caught:

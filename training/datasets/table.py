@@ -91,6 +91,7 @@ def read_table(file: Path) -> Rows:
         photo = file.parent / cells["file"]
         if not photo.is_file():
             raise TrainingError(f"{where}: {photo}: no such file; mend the path or remove the row")
+        photo = photo.resolve()  # the same by whatever way it is reached
         if photo in rows:
             raise TrainingError(f"{where}: {photo} stands twice; put all of its labels in one row")
         split = cells.get(SPLIT, SPLITS[0]).strip()
