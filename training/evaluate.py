@@ -99,7 +99,7 @@ def folder_split(manifest: Manifest, data: Path) -> Split:
         )
     if not data.is_dir():
         raise TrainingError(f"{data}: no such folder; name your images' folder with --data")
-    names = class_names(data)
+    names = class_names(data, fewest=1)
     if unknown := sorted(set(names) - set(manifest.labels)):
         raise TrainingError(
             f"{data / unknown[0]}: no class of the bundle, which knows {', '.join(manifest.labels)}"

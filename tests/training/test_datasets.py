@@ -145,10 +145,10 @@ def test_folder_bad_input(tmp_path: Path, photos: Path) -> None:
     recipe = tiny_recipe()
     with pytest.raises(TrainingError, match=r"nowhere: no such folder"):
         open_source(recipe, tmp_path / "nowhere")
-    with pytest.raises(TrainingError, match=r"0 class folders; there must be at least two"):
+    with pytest.raises(TrainingError, match=r"0 class folders; there must be at least 2"):
         open_source(recipe, photos / "red")
     (tmp_path / "cat").mkdir()
-    with pytest.raises(TrainingError, match=r"1 class folder; there must be at least two"):
+    with pytest.raises(TrainingError, match=r"1 class folder; there must be at least 2"):
         open_source(recipe, tmp_path)
     (tmp_path / "dog").mkdir()
     with pytest.raises(TrainingError, match=r"cat: no images in this class"):

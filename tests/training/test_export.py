@@ -149,6 +149,17 @@ def test_evaluate_on_another_folder(tmp_path: Path, bundle: Bundle) -> None:
         find_tests(bundle, tmp_path / "new")
 
 
+def test_evaluate_on_photos_of_one_class(tmp_path: Path, bundle: Bundle) -> None:
+    write_photos(tmp_path / "new", 5, seed=9)
+    (tmp_path / "red").mkdir()
+    (tmp_path / "new" / "red").rename(tmp_path / "red" / "red")
+    (quality,) = evaluate_bundle(bundle, find_tests(bundle, tmp_path / "red", folder=True))
+    assert (quality.images, sum(map(sum, quality.confusion or ()))) == (5, 5)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(TrainingError, match="0 class folders; there must be at least 1"):
+        find_tests(bundle, tmp_path / "none", folder=True)
+
+
 def test_evaluate_one_split(bundle: Bundle, photos: Path) -> None:
     assert len(find_tests(bundle, photos, only="test-9")) == 1
     with pytest.raises(TrainingError, match="has no test split 'test-8', only test-9"):

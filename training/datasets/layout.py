@@ -39,13 +39,13 @@ def split_folder(root: Path, names: Sequence[str]) -> Path | None:
     return found[0] if found else None
 
 
-def class_names(base: Path) -> tuple[str, ...]:
+def class_names(base: Path, fewest: int = 2) -> tuple[str, ...]:
     """The classes of an image folder. Raises: TrainingError where they cannot be classes."""
     names = tuple(sorted(f.name for f in base.iterdir() if f.is_dir() and f.name[0] != "."))
-    if len(names) < 2:
+    if len(names) < fewest:
         raise TrainingError(
             f"{base}: {len(names)} class folder{'s' * (len(names) != 1)}; "
-            "there must be at least two, one per class"
+            f"there must be at least {fewest}, one per class"
         )
     for name in names:
         if not is_utf8(name):
