@@ -105,12 +105,16 @@ class Run:
     def require_same_data(self, splits: Splits) -> None:
         """Raises: TrainingError where the run was started on other images or classes."""
         began = self.environment
-        if began["dataset_sha256"] != splits.sha256:
-            raise TrainingError(
-                f"{self.path}: was started on other images; give the same by --data, or start a "
-                "new run"
-            )
-        # Runs of before they were kept know no names.
+        for key, now, kind in (
+            ("dataset_sha256", splits.sha256, "images"),
+            ("validation_sha256", splits.validation_sha256, "validation images"),
+        ):
+            if began.get(key, now) != now:  # runs of before it was kept have none
+                raise TrainingError(
+                    f"{self.path}: was started on other {kind}; give the same by --data, or start "
+                    "a new run"
+                )
+        # Nor do they know names.
         labels = tuple(began.get("labels", splits.labels))
         if labels != splits.labels:
             raise TrainingError(
@@ -174,6 +178,7 @@ def describe_environment(data: Path, splits: Splits) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": str(data),
         "dataset_sha256": splits.sha256,
+        "validation_sha256": splits.validation_sha256,
         "labels": splits.labels,
         "train_images": len(splits.train),
         "validation_images": len(splits.validation),

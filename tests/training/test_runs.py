@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.colours import tiny_recipe
+from tests.training.colours import tiny_recipe, write_photos
 from tests.training.stopping import full_disk
-from training.datasets import Splits
+from training.datasets import Splits, open_source, split_training
 from training.errors import TrainingError
 from training.runs import CHECKPOINT_FILE, ENVIRONMENT_FILE, Run, commit_of
 
@@ -58,6 +58,23 @@ def test_another_recipe_does_not_resume(run: Run, splits: Splits) -> None:
 def test_other_images_do_not_resume(run: Run, splits: Splits) -> None:
     with pytest.raises(TrainingError, match="was started on other images"):
         Run.resume(run.path, run.recipe, replace(splits, sha256="0" * 64))
+
+
+def test_other_validation_images_do_not_resume(tmp_path: Path) -> None:
+    recipe, data = tiny_recipe(), tmp_path / "photos"
+    for seed, part in enumerate(("train", "val")):
+        write_photos(data / part, 4, seed)
+    begun = Run.create(
+        tmp_path / "run", recipe, data, split_training(open_source(recipe, data), recipe)
+    )
+    (data / "val" / "red" / "00.png").unlink()
+    splits = split_training(open_source(recipe, data), recipe)
+    with pytest.raises(TrainingError, match="was started on other validation images; give the sa"):
+        Run.resume(begun.path, recipe, splits)
+    file = begun.path / ENVIRONMENT_FILE
+    older = {k: v for k, v in begun.environment.items() if k != "validation_sha256"}
+    file.write_text(json.dumps(older))
+    Run.resume(begun.path, recipe, splits)
 
 
 def test_other_classes_do_not_resume(run: Run, splits: Splits) -> None:

@@ -63,7 +63,9 @@ class Splits:
     train: Labelled
     validation: Labelled
     sha256: str
-    """Over all training images, validation included."""
+    """Over all training images, and over those for validation that are drawn from them."""
+    validation_sha256: str | None
+    """Over the source's own validation images; None where it has none."""
     labels: tuple[str, ...]
     """The classes' names."""
 
@@ -98,12 +100,13 @@ def split_training(source: Source, recipe: Recipe) -> Splits:
     """Read the training images; hold a stratified share out where there is no validation set."""
     training, validation = source.training(), source.validation()
     if validation is not None:
-        return Splits(training, validation, training.sha256(), source.labels)
+        checksums = training.sha256(), validation.sha256()
+        return Splits(training, validation, *checksums, source.labels)
     held, rest = stratified_split(
         training.labels, recipe.validation_share, recipe.seed, source.labels
     )
     validation = Labelled(training.images[held], training.labels[held])
-    return Splits(training.take(rest), validation, training.sha256(), source.labels)
+    return Splits(training.take(rest), validation, training.sha256(), None, source.labels)
 
 
 class Statistics(NamedTuple):
