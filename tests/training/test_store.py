@@ -162,6 +162,32 @@ def test_a_table_s_photos_are_decoded_once(tmp_path: Path, decoded: list[bytes])
     assert len(decoded) == 12
 
 
+@pytest.mark.parametrize("name", ["image-folder", "image-table"])
+def test_the_checksum_is_of_the_files_however_they_are_decoded(
+    tmp_path: Path, name: str, decoded: list[bytes]
+) -> None:
+    data = write_source(load_recipe(name), tmp_path / "photos")
+    first, again, other = (
+        open_source(load_recipe(name, [f"image_size={size}"]), data).training()
+        for size in (16, 16, 20)
+    )
+    assert first.sha256() == again.sha256() == other.sha256()
+    assert len(decoded) == 24
+    for file in (tmp_path / "photos").rglob("*.png"):
+        file.write_bytes(file.read_bytes() + b"changed, but for the pixels")
+    changed = open_source(load_recipe(name, ["image_size=16"]), data).training()
+    assert np.array_equal(changed.images, first.images)
+    assert changed.sha256() != first.sha256()
+
+
+def test_other_labels_are_another_checksum(tmp_path: Path) -> None:
+    recipe = load_recipe("image-table", ["image_size=16"])
+    table = write_source(recipe, tmp_path / "photos")
+    before = open_source(recipe, table).training().sha256()
+    table.write_text(table.read_text().replace(",0;1", ",1"))
+    assert open_source(recipe, table).training().sha256() != before
+
+
 def test_a_store_takes_its_room_before_it_is_filled(tmp_path: Path, cache: Path) -> None:
     files = [tmp_path / f"{number}.png" for number in range(3)]
     for file in files:

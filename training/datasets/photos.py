@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,22 @@ from training.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
+class Photos(Labelled):
+    """Images that were decoded from files."""
+
+    files_sha256: Sequence[str]
+
+    def sha256(self) -> str:
+        """Over the files' bytes, then the labels, in order.
+
+        Not over the pixels, which another version of a decoder may make differently.
+        """
+        digest = hashlib.sha256("".join(self.files_sha256).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """Photos that share a store, or some of them."""
 
@@ -36,8 +53,9 @@ class Part:
 
     def read(self, *, lazily: bool = False) -> Labelled:
         """The pixels, too; where they are many, they may stay on disk."""
-        images = self.store().read(self.files, lazily=lazily)
-        return Labelled(cast("NDArray[np.uint8]", images), self.labels)
+        store = self.store()
+        images = cast("NDArray[np.uint8]", store.read(self.files, lazily=lazily))
+        return Photos(images, self.labels, store.checksums(self.files))
 
 
 def open_store(base: Path, files: Sequence[Path], spec: InputSpec, advice: str | None) -> Store:

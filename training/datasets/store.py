@@ -76,29 +76,39 @@ class Rows:
         return Rows(self.file, self.rows[rows], self._pixels)
 
 
+class _Photo(NamedTuple):
+    """What is known of a file since it was read."""
+
+    entry: Entry
+    sha256: str
+    problem: str | None
+    """Why it cannot be decoded, if it cannot."""
+
+
 class _Index(NamedTuple):
     """What a store holds."""
 
     file: Path
-    entries: list[Entry]
-    problems: dict[str, str]
+    photos: list[_Photo]
     pixels: NDArray[np.uint8]
     """Mapped: stays readable when another process replaces the file."""
 
     def to_json(self) -> bytes:
         """All but the pixels."""
-        content = {"pixels": self.file.name, "entries": self.entries, "problems": self.problems}
-        return json.dumps(content).encode()
+        return json.dumps({"pixels": self.file.name, "photos": self.photos}).encode()
 
 
 class Store:
     """The photos of one folder, decoded."""
 
     def __init__(self, index: _Index) -> None:
-        self.problems = index.problems
+        self._index = index
+        self._rows = {photo.entry[0]: row for row, photo in enumerate(index.photos)}
+
+    @property
+    def problems(self) -> dict[str, str]:
         """Why a file cannot be decoded, by its path."""
-        self._file, self._pixels = index.file, index.pixels
-        self._rows = {entry[0]: row for row, entry in enumerate(index.entries)}
+        return {photo.entry[0]: photo.problem for photo in self._index.photos if photo.problem}
 
     @classmethod
     def open(cls, base: Path, files: Sequence[Path], spec: InputSpec) -> Store:
@@ -123,11 +133,17 @@ class Store:
 
     def read(self, files: Sequence[Path], *, lazily: bool = False) -> NDArray[np.uint8] | Rows:
         """The pixels of some files, [N, H, W, C]; where they are many, they may stay on disk."""
-        rows = np.array([self._rows[str(file)] for file in files], np.int64)
-        view = Rows(self._file, rows, self._pixels)
+        view = Rows(self._index.file, self._rows_of(files), self._index.pixels)
         if lazily and int(np.prod(view.shape)) > MEMORY_LIMIT:
             return view
         return view[:]
+
+    def checksums(self, files: Sequence[Path]) -> list[str]:
+        """Of each file's bytes, as they were when it was decoded, SHA-256."""
+        return [self._index.photos[row].sha256 for row in self._rows_of(files)]
+
+    def _rows_of(self, files: Sequence[Path]) -> NDArray[np.int64]:
+        return np.array([self._rows[str(file)] for file in files], np.int64)
 
 
 def cache_folder() -> Path:
@@ -180,43 +196,46 @@ def _write_pixels(file: Path, entries: list[Entry], spec: InputSpec, before: _In
         new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
         with work.open("r+b") as opened:
             reserve(opened.fileno(), work.stat().st_size)
-        problems = _fill(new, entries, spec, before)
+        photos = _fill(new, entries, spec, before)
         new.flush()
         pixels = _map(work)
         os.replace(work, file)
     finally:
         work.unlink(missing_ok=True)
-    return _Index(file, entries, problems, pixels)
+    return _Index(file, photos, pixels)
 
 
 def _fill(
     new: NDArray[np.uint8], entries: Sequence[Entry], spec: InputSpec, before: _Index
-) -> dict[str, str]:
-    """Copy what the array before holds and decode the rest; returns what is wrong with which."""
-    known = {entry: row for row, entry in enumerate(before.entries)}
+) -> list[_Photo]:
+    """Copy what the array before holds and decode the rest."""
+    known = {photo.entry: row for row, photo in enumerate(before.photos)}
 
-    def pixels_of(entry: Entry) -> NDArray[np.uint8] | str:
-        if entry in known:
-            return before.problems.get(entry[0]) or before.pixels[known[entry]]
-        try:
-            return decode(Path(entry[0]).read_bytes(), spec)
-        except ImageError as error:
-            return str(error)
-        except OSError as error:
-            raise TrainingError(f"{entry[0]}: {error.strerror}") from None
+    def fill(row: int, entry: Entry) -> _Photo:
+        if entry not in known:
+            return _decode(entry, spec, new[row])
+        new[row] = before.pixels[known[entry]]
+        return before.photos[known[entry]]
 
-    problems: dict[str, str] = {}
     pool = ThreadPoolExecutor(processor_count())  # decoding releases the interpreter's lock
     try:
-        made = pool.map(pixels_of, entries)
-        for row, (entry, pixels) in enumerate(zip(entries, made, strict=True)):
-            if isinstance(pixels, str):
-                problems[entry[0]] = pixels
-            else:
-                new[row] = pixels
+        return list(pool.map(fill, range(len(entries)), entries))
     finally:
         pool.shutdown(cancel_futures=True)
-    return problems
+
+
+def _decode(entry: Entry, spec: InputSpec, out: NDArray[np.uint8]) -> _Photo:
+    """Read a file into its place. Raises: TrainingError where it cannot be read."""
+    try:
+        data = Path(entry[0]).read_bytes()
+    except OSError as error:
+        raise TrainingError(f"{entry[0]}: {error.strerror}") from None
+    problem = None
+    try:
+        out[...] = decode(data, spec)
+    except ImageError as error:
+        problem = str(error)
+    return _Photo(entry, hashlib.sha256(data).hexdigest(), problem)
 
 
 def _read_index(index: Path) -> _Index:
@@ -224,12 +243,15 @@ def _read_index(index: Path) -> _Index:
     try:
         content = json.loads(index.read_bytes())
         file = index.with_name(content["pixels"])
-        entries = [(str(path), int(size), int(time)) for path, size, time in content["entries"]]
-        found = _Index(file, entries, dict(content["problems"]), _map(file))
+        photos = [
+            _Photo((str(path), int(size), int(time)), str(sha256), problem)
+            for (path, size, time), sha256, problem in content["photos"]
+        ]
+        found = _Index(file, photos, _map(file))
     except (OSError, ValueError, KeyError, TypeError):
         found = None
-    if found is None or len(found.pixels) != len(found.entries):
-        return _Index(index.with_suffix(".npy"), [], {}, np.empty((0, 0, 0, 0), np.uint8))
+    if found is None or len(found.pixels) != len(found.photos):
+        return _Index(index.with_suffix(".npy"), [], np.empty((0, 0, 0, 0), np.uint8))
     return found
 
 
