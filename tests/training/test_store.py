@@ -13,9 +13,10 @@ from convoy.imaging import InputSpec
 from tests.training.colours import tiny_recipe, write_photos
 from tests.training.sources import write_source
 from tests.training.stopping import full_disk
-from training.datasets import Labelled, Source, Splits, open_source, split_training, store
+from training.datasets import Labelled, Source, Splits, arrays, open_source, split_training, store
+from training.datasets.arrays import Rows
 from training.datasets.base import channel_statistics
-from training.datasets.store import Rows, Store
+from training.datasets.store import Store
 from training.distributed import Team
 from training.errors import TrainingError
 from training.feed import Feed
@@ -70,11 +71,11 @@ def test_a_store_that_is_broken_is_made_again(
     assert len(decoded) == 12
 
 
-@pytest.mark.parametrize("limit", [store.MEMORY_LIMIT, 1000])
+@pytest.mark.parametrize("limit", [arrays.MEMORY_LIMIT, 1000])
 def test_a_store_stays_readable_when_another_command_replaces_it(
     tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(arrays, "MEMORY_LIMIT", limit)
     source = open_source(tiny_recipe(), write_photos(tmp_path, 6))
     training, before = source.training(), source.tests()[0].images[:]
     (tmp_path / "red" / "new.png").write_bytes((tmp_path / "red" / "00.png").read_bytes())
@@ -121,7 +122,7 @@ def test_what_exceeds_the_memory_streams_to_the_same_weights(
     run = Run.create(tmp_path / "memory", recipe, photos, splits)
     resident = train(run, source, splits)
 
-    monkeypatch.setattr(store, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(arrays, "MEMORY_LIMIT", 1000)
     large = split_training(open_source(recipe, photos), recipe)
     assert isinstance(large.train.images, Rows)
     assert large.sha256 == splits.sha256
@@ -199,9 +200,9 @@ def test_a_store_takes_its_room_before_it_is_filled(tmp_path: Path, cache: Path)
 
 
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(arrays, "MEMORY_LIMIT", 1000)
     with full_disk(1000), pytest.raises(TrainingError, match="File too large; set TMPDIR to"):
-        store.allocate((10, 16, 16, 3))
+        arrays.allocate((10, 16, 16, 3))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

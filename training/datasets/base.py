@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convoy.imaging import InputSpec
-from training.datasets.store import CHUNK, Rows
+from training.datasets.arrays import CHUNK, Rows
 from training.errors import TrainingError
 from training.recipe import Recipe
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from convoy.errors import ImageError
 from convoy.imaging import InputSpec, decode
 from convoy.processors import processor_count
+from training.datasets.arrays import allocate
 from training.datasets.base import Labelled, Targets
-from training.datasets.store import Store, allocate
+from training.datasets.store import Store
 from training.errors import TrainingError
 from training.recipe import Recipe
 

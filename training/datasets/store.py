@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,57 +22,14 @@ from convoy.errors import ImageError
 from convoy.files import replace_file
 from convoy.imaging import InputSpec, decode
 from convoy.processors import processor_count
+from training.datasets.arrays import Rows, is_large, map_array, reserve
 from training.errors import TrainingError
-
-MEMORY_LIMIT = 4 * 2**30
-"""Bytes of decoded pixels above which they stay on disk instead of in memory."""
 
 DECODER_VERSION = 1
 """Raised when `convoy.imaging` makes other pixels of the same file; older stores are not used."""
 
-CHUNK = 256
-"""Images copied at once."""
-
 Entry = tuple[str, int, int]
 """A file's path, size in bytes and time of change in nanoseconds."""
-
-
-class Rows:
-    """Some images of a store that stay on disk: answers what is asked of an array of them.
-
-    Only the name of the file goes to another process.
-    """
-
-    def __init__(
-        self, file: Path, rows: NDArray[np.int64], pixels: NDArray[np.uint8] | None = None
-    ) -> None:
-        self.file, self.rows = file, rows
-        self._pixels = pixels
-
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """All images of the store."""
-        if self._pixels is None:
-            self._pixels = _map(self.file)
-        return self._pixels
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, H, W, C)."""
-        return (len(self.rows), *self.pixels.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        return gather(self.pixels, self.rows[key])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"file": self.file, "rows": self.rows, "_pixels": None}
-
-    def view(self, rows: NDArray[np.int64]) -> Rows:
-        """Some of these, on disk still."""
-        return Rows(self.file, self.rows[rows], self._pixels)
 
 
 class _Photo(NamedTuple):
@@ -134,9 +90,7 @@ class Store:
     def read(self, files: Sequence[Path], *, lazily: bool = False) -> NDArray[np.uint8] | Rows:
         """The pixels of some files, [N, H, W, C]; where they are many, they may stay on disk."""
         view = Rows(self._index.file, self._rows_of(files), self._index.pixels)
-        if lazily and int(np.prod(view.shape)) > MEMORY_LIMIT:
-            return view
-        return view[:]
+        return view if lazily and is_large(view.shape) else view[:]
 
     def checksums(self, files: Sequence[Path]) -> list[str]:
         """Of each file's bytes, as they were when it was decoded, SHA-256."""
@@ -152,43 +106,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CONVOY_CACHE") or Path(home) / "convoy")
 
 
-def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Room for images: in memory, or in a temporary file where they are many.
-
-    Raises: TrainingError where the disk is full.
-    """
-    size = int(np.prod(shape))
-    if size <= MEMORY_LIMIT:
-        return np.empty(shape, np.uint8)
-    try:
-        with tempfile.TemporaryFile() as file:  # lives on, nameless, as long as the mapping does
-            reserve(file.fileno(), size)
-            return np.memmap(file, np.uint8, "w+", shape=shape)
-    except OSError as error:
-        raise TrainingError(
-            f"{tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a folder with room"
-        ) from None
-
-
-def reserve(file: int, size: int) -> None:
-    """Take so many bytes of disk. Raises: OSError where it is full.
-
-    A mapped file that finds no room later ends the process without a word (SIGBUS).
-    """
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        os.posix_fallocate(file, 0, size)
-
-
-def gather(pixels: NDArray[np.uint8], rows: Any) -> NDArray[np.uint8]:
-    """A copy of some rows, however many."""
-    if np.ndim(rows) == 0:
-        return np.array(pixels[rows])
-    copied = allocate((len(rows), *pixels.shape[1:]))
-    for start in range(0, len(rows), CHUNK):
-        copied[start : start + CHUNK] = pixels[rows[start : start + CHUNK]]
-    return copied
-
-
 def _write_pixels(file: Path, entries: list[Entry], spec: InputSpec, before: _Index) -> _Index:
     """Write a new array whole or not at all."""
     work = file.with_name(f".writing-{os.getpid()}-{file.name}")
@@ -198,7 +115,7 @@ def _write_pixels(file: Path, entries: list[Entry], spec: InputSpec, before: _In
             reserve(opened.fileno(), work.stat().st_size)
         photos = _fill(new, entries, spec, before)
         new.flush()
-        pixels = _map(work)
+        pixels = map_array(work)
         os.replace(work, file)
     finally:
         work.unlink(missing_ok=True)
@@ -247,18 +164,12 @@ def _read_index(index: Path) -> _Index:
             _Photo((str(path), int(size), int(time)), str(sha256), problem)
             for (path, size, time), sha256, problem in content["photos"]
         ]
-        found = _Index(file, photos, _map(file))
+        found = _Index(file, photos, map_array(file))
     except (OSError, ValueError, KeyError, TypeError):
         found = None
     if found is None or len(found.pixels) != len(found.photos):
         return _Index(index.with_suffix(".npy"), [], np.empty((0, 0, 0, 0), np.uint8))
     return found
-
-
-def _map(file: Path) -> NDArray[np.uint8]:
-    """An array on disk, of which only what is looked at is read; changes stay in memory."""
-    mapped: NDArray[np.uint8] = np.load(file, mmap_mode="c")
-    return mapped
 
 
 def _entry(file: Path) -> Entry:
