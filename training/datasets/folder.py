@@ -10,7 +10,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from training.datasets.base import Labelled, Source, Split, stratified_split
+from training.datasets.base import stratified_split
 from training.datasets.layout import (
     TEST_NAMES,
     TRAIN_NAMES,
@@ -19,7 +19,7 @@ from training.datasets.layout import (
     list_images,
     split_folder,
 )
-from training.datasets.photos import Part, open_store, photo_spec
+from training.datasets.photos import Part, Parts, Photos, open_store, photo_spec
 from training.errors import TrainingError
 from training.recipe import Recipe
 
@@ -28,7 +28,7 @@ SHOWN = 10
 """Skipped files that are named."""
 
 
-class Folder(Source):
+class Folder(Photos):
     """Photos in one folder per class; the folders' names, sorted, are the labels."""
 
     def __init__(self, root: Path, recipe: Recipe) -> None:
@@ -37,16 +37,16 @@ class Folder(Source):
         train = _train_folder(root)
         base = train or root
         self.labels = class_names(base)
-        self._training = self._list(base)
-        self._validation = self._own(train, VALIDATION_NAMES) if train else None
-        self._test = self._own(train, TEST_NAMES) if train else None
-        self.draws_test = self._test is None
-        if self._test is None:
+        learnt = self._list(base)
+        test = self._own(train, TEST_NAMES) if train else None
+        self.draws_test = test is None
+        if test is None:
             held, rest = stratified_split(
-                self._training.labels, recipe.test_share, recipe.seed, self.labels
+                learnt.labels, recipe.test_share, recipe.seed, self.labels
             )
-            self._test = self._training.take(held)
-            self._training = self._training.take(rest)
+            test, learnt = learnt.take(held), learnt.take(rest)
+        validation = self._own(train, VALIDATION_NAMES) if train else None
+        self._parts = Parts(learnt, validation, test)
 
     @classmethod
     def open(cls, recipe: Recipe, root: Path, *, download: bool) -> Self:
@@ -54,20 +54,6 @@ class Folder(Source):
         if not root.is_dir():
             raise TrainingError(f"{root}: no such folder; name your images' folder with --data")
         return cls(root.resolve(), recipe)  # its store knows files by their whole path
-
-    def training(self) -> Labelled:
-        """The photos of `train`, or all but the test share."""
-        return self._training.read(lazily=True)
-
-    def validation(self) -> Labelled | None:
-        """The photos of `validation`."""
-        return None if self._validation is None else self._validation.read()
-
-    def tests(self) -> list[Split]:
-        """The photos of `test`, or the share that was held out."""
-        assert self._test is not None
-        test = self._test.read()
-        return [Split(test.images, test.labels, f"test-{len(test)}")]
 
     def _own(self, train: Path, names: Sequence[str]) -> Part | None:
         """The photos of another split, which lies beside `train`."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,14 @@ from convoy.errors import ImageError
 from convoy.imaging import InputSpec, decode
 from convoy.processors import processor_count
 from training.datasets.arrays import allocate
-from training.datasets.base import Labelled, Targets
+from training.datasets.base import Labelled, Source, Split, Targets
 from training.datasets.store import Store
 from training.errors import TrainingError
 from training.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Photos(Labelled):
+class FromFiles(Labelled):
     """Images that were decoded from files."""
 
     files_sha256: Sequence[str]
@@ -56,7 +56,35 @@ class Part:
         """The pixels, too; where they are many, they may stay on disk."""
         store = self.store()
         images = cast("NDArray[np.uint8]", store.read(self.files, lazily=lazily))
-        return Photos(images, self.labels, store.checksums(self.files))
+        return FromFiles(images, self.labels, store.checksums(self.files))
+
+
+class Parts(NamedTuple):
+    """Which photos are for what."""
+
+    training: Part
+    validation: Part | None
+    """None where it is drawn from those to train on."""
+    test: Part
+
+
+class Photos(Source):
+    """Photos in files of their own; who has listed and divided them sets the parts."""
+
+    _parts: Parts
+
+    def training(self) -> Labelled:
+        """All but those that are kept for validation or test."""
+        return self._parts.training.read(lazily=True)
+
+    def validation(self) -> Labelled | None:
+        """Those that are kept for it, if any are."""
+        return None if self._parts.validation is None else self._parts.validation.read()
+
+    def tests(self) -> list[Split]:
+        """Those that are kept for it, or the share that was held out."""
+        test = self._parts.test.read()
+        return [Split(test.images, test.labels, f"test-{len(test)}")]
 
 
 def open_store(base: Path, files: Sequence[Path], spec: InputSpec, advice: str | None) -> Store:

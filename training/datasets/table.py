@@ -18,8 +18,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from training.datasets.base import Labelled, Source, Split, stratified_split
-from training.datasets.photos import Part, open_store, photo_spec
+from training.datasets.base import stratified_split
+from training.datasets.photos import Part, Parts, Photos, open_store, photo_spec
 from training.errors import TrainingError
 from training.recipe import Recipe
 
@@ -44,7 +44,7 @@ Rows = dict[Path, Row]
 """Every photo, in the file's order."""
 
 
-class Table(Source):
+class Table(Photos):
     """Photos listed in a CSV file, relative to its folder; every label that occurs, sorted."""
 
     def __init__(self, file: Path, recipe: Recipe) -> None:
@@ -62,26 +62,13 @@ class Table(Source):
             test, training = training[held], training[rest]
         files = list(rows)
         whole = Part(cache(partial(open_store, file, files, self.spec, ADVICE)), files, targets)
-        self._training, self._test = whole.take(training), whole.take(test)
-        self._validation = whole.take(validation) if len(validation) else None
+        chosen_by = whole.take(validation) if len(validation) else None
+        self._parts = Parts(whole.take(training), chosen_by, whole.take(test))
 
     @classmethod
     def open(cls, recipe: Recipe, root: Path, *, download: bool) -> Self:
         """Read the CSV file at `root`; the photos are read later. Raises: TrainingError."""
         return cls(root, recipe)
-
-    def training(self) -> Labelled:
-        """The photos of `train`, but for the test share where there are none of `test`."""
-        return self._training.read(lazily=True)
-
-    def validation(self) -> Labelled | None:
-        """The photos of `validation`."""
-        return None if self._validation is None else self._validation.read()
-
-    def tests(self) -> list[Split]:
-        """The photos of `test`, or the share that was held out."""
-        test = self._test.read()
-        return [Split(test.images, test.labels, f"test-{len(test)}")]
 
 
 def read_table(file: Path) -> Rows:
