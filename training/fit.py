@@ -19,7 +19,7 @@ from training.export import export_run
 from training.feed import Batches
 from training.memory import keep_freed_memory
 from training.new_bundle import check_models, check_name, read_golden
-from training.progress import HEAD
+from training.progress import HEAD, show
 from training.recipe import Recipe, load_recipe
 from training.runs import RECIPE_FILE, Run, new_run_path
 from training.train import require_compiler, train
@@ -61,6 +61,7 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
         splits = split_training(source, recipe)
         if team.leads:
             _try_export_s_images(source, arguments.golden)
+            _tell_copies(source)
     path = arguments.run or new_run_path(arguments.recipe)
     # Errors come before there is a run's folder.
     require_compiler(recipe, team.device)
@@ -81,6 +82,16 @@ def _try_export_s_images(source: Source, golden: Path | None) -> None:
     source.tests()
     if golden is not None:
         read_golden(golden, source.spec)
+
+
+def _tell_copies(source: Source) -> None:
+    """Say which test photos are trained on: how many are right there says little."""
+    if copies := source.copies():
+        show(
+            f"{len(copies):,} of the test photos {'is' if len(copies) == 1 else 'are'} trained on, "
+            f"too, byte for byte, such as {copies[0][0]} as {copies[0][1]}: the measured accuracy "
+            "may be too high; remove one of each"
+        )
 
 
 def _describe(splits: Splits) -> str:

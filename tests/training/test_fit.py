@@ -56,6 +56,24 @@ def test_a_corrupt_photo_of_a_table_s_test_share(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_photo_of_training_and_of_test_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    write_photos(photos / "train", 8)
+    write_photos(photos / "test", 3, seed=1)
+    learnt = photos / "train" / "red" / "05.png"
+    for name in ("a.png", "b.png"):
+        (photos / "test" / "red" / name).write_bytes(learnt.read_bytes())
+    assert fit(tmp_path, photos) == 0
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first == (
+        f"2 of the test photos are trained on, too, byte for byte, such as "
+        f"{photos / 'test/red/a.png'} as {learnt}: the measured accuracy may be too high; remove "
+        "one of each"
+    )
+
+
 class Fragile(Folder):
     """Photos that can be read once."""
 

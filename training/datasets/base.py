@@ -95,6 +95,10 @@ class Source(ABC):
     def tests(self) -> list[Split]:
         """The test sets, read anew at each call; the network sees them after training, once."""
 
+    def copies(self) -> list[tuple[Path, Path]]:
+        """Test files of the very bytes of a file to train on, with that file."""
+        return []
+
 
 def split_training(source: Source, recipe: Recipe) -> Splits:
     """Read the training images; hold a stratified share out where there is no validation set."""

@@ -54,9 +54,12 @@ class Part:
 
     def read(self, *, lazily: bool = False) -> Labelled:
         """The pixels, too; where they are many, they may stay on disk."""
-        store = self.store()
-        images = cast("NDArray[np.uint8]", store.read(self.files, lazily=lazily))
-        return FromFiles(images, self.labels, store.checksums(self.files))
+        images = cast("NDArray[np.uint8]", self.store().read(self.files, lazily=lazily))
+        return FromFiles(images, self.labels, self.checksums())
+
+    def checksums(self) -> list[str]:
+        """Of each file's bytes."""
+        return self.store().checksums(self.files)
 
 
 class Parts(NamedTuple):
@@ -85,6 +88,13 @@ class Photos(Source):
         """Those that are kept for it, or the share that was held out."""
         test = self._parts.test.read()
         return [Split(test.images, test.labels, f"test-{len(test)}")]
+
+    def copies(self) -> list[tuple[Path, Path]]:
+        """Test photos of the very bytes of one to train on, with that one."""
+        training, _, test = self._parts
+        learnt = dict(zip(training.checksums(), training.files, strict=True))
+        measured = zip(test.files, test.checksums(), strict=True)
+        return [(file, learnt[sha256]) for file, sha256 in measured if sha256 in learnt]
 
 
 def open_store(base: Path, files: Sequence[Path], spec: InputSpec, advice: str | None) -> Store:
