@@ -133,6 +133,12 @@ def test_a_split_that_is_there_twice_is_named(tmp_path: Path) -> None:
         open_source(tiny_recipe(), tmp_path)
 
 
+def test_a_class_that_is_called_as_a_split_is_named(tmp_path: Path) -> None:
+    (write_photos(tmp_path, 3) / "red").rename(tmp_path / "training")
+    with pytest.raises(TrainingError, match=r"training: holds no class folders; .* is a class$"):
+        open_source(tiny_recipe(), tmp_path)
+
+
 def test_a_folder_with_validation_only_holds_a_test_set_out(data: Path) -> None:
     recipe = tiny_recipe(test_share=0.1)
     source = open_source(recipe, data / "cats-vs-dogs")

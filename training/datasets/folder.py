@@ -88,6 +88,11 @@ class Folder(Photos):
 def _train_folder(root: Path) -> Path | None:
     """What `root` holds instead of classes, if it does. Raises: TrainingError where both may be."""
     if (train := split_folder(root, TRAIN_NAMES)) is not None:
+        if not any(inside.is_dir() for inside in train.iterdir()):
+            raise TrainingError(
+                f"{train}: holds no class folders; put the classes to learn from there, or rename "
+                "it if it is a class"
+            )
         return train
     for names in (TEST_NAMES, VALIDATION_NAMES):
         if (other := split_folder(root, names)) is not None:
