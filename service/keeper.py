@@ -50,9 +50,11 @@ def whole(
 
 
 class Failure(NamedTuple):
-    """Why a version does not serve, and what its files were then."""
+    """Why a version does not serve, and of what: it may with others."""
 
     files: Fingerprint
+    settings: Settings
+    background: bool
     reason: str
 
 
@@ -67,7 +69,7 @@ class Keeper:
     """Keeps a repository as the folder and its `models.toml` want it, one change at a time.
 
     A version that fails any check never serves; what served before goes on. It is tried again when
-    its files have changed, or when it is told to `load`.
+    its files or its settings have changed, or when it is told to `load`.
     """
 
     def __init__(
@@ -343,16 +345,16 @@ class Keeper:
         if model is not None and (model.settings, model.background) == (settings, background):
             return model
         path = self._settings.models / name / str(version)
-        files = _fingerprint(path)
+        tried = (_fingerprint(path), settings, background)
         failure = self._failed.get((name, version))
-        if failure is None or failure.files != files:
+        if failure is None or failure[:-1] != tried:
             self.repository.absent[name, version] = Absent(State.LOADING)
             loaded = await self._load(path, settings, background=background)
             if not isinstance(loaded, str):
                 del self.repository.absent[name, version]
                 self._failed.pop((name, version), None)
                 return loaded
-            failure = self._failed[name, version] = Failure(files, loaded)
+            failure = self._failed[name, version] = Failure(*tried, loaded)
             self._metrics.loads_failed[name] += 1
             log.error("unfit", model=name, version=version, reason=loaded)
         self.repository.absent[name, version] = Absent(State.UNFIT, failure.reason)

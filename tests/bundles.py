@@ -38,7 +38,9 @@ GAIN = 10.0
 OPSET = 18
 IR_VERSION = 10  # onnx writes its newest by itself, which older ONNX Runtimes refuse
 
-Flaw = Literal["nan-on-black", "drops-black", "hangs-on-black", "swells-on-black", "hangs"]
+Flaw = Literal[
+    "nan-on-black", "drops-black", "hangs-on-black", "swells-on-black", "hangs", "fails-on-nine"
+]
 SWOLLEN_BYTES = 2**26
 
 
@@ -58,7 +60,7 @@ def make_bundle(
 
     A `flaw` passes the golden replay and shows on a black image only: the network answers NaN for
     it, leaves its row out, never comes to an end, or takes `SWOLLEN_BYTES` x (black images)^2. One
-    that "hangs" does so on any image.
+    that "hangs" does so on any image, one that "fails-on-nine" on more than eight at once.
     """
     spec = InputSpec(height=size, width=size, channels=channels)
     manifest = Manifest(
@@ -139,6 +141,8 @@ def _flawed_means(flaw: Flaw | None) -> list[onnx.NodeProto]:
     """`means` to `flawed`: the same for every image but a black one."""
     if flaw is None:
         return []
+    if flaw == "fails-on-nine":
+        return _of_eight()
     total = helper.make_node("ReduceSum", ["means", "channels"], ["total"], keepdims=0)
     if flaw == "drops-black":
         lit = helper.make_node("Greater", ["total", "zero"], ["lit"])
@@ -173,6 +177,17 @@ def _swollen() -> list[onnx.NodeProto]:
         helper.make_node("Expand", ["zero", "size"], ["swollen"]),
         helper.make_node("ReduceSum", ["swollen"], ["nothing"], keepdims=0),
         helper.make_node("Add", ["means", "nothing"], ["flawed"]),
+    ]
+
+
+def _of_eight() -> list[onnx.NodeProto]:
+    """`means` to `flawed`, unchanged, by way of a table that has nothing for nine rows."""
+    table = numpy_helper.from_array(np.ones(9, np.float32))
+    return [
+        helper.make_node("Constant", [], ["table"], value=table),
+        helper.make_node("Shape", ["means"], ["rows"], start=0, end=1),
+        helper.make_node("Gather", ["table", "rows"], ["one"]),
+        helper.make_node("Mul", ["means", "one"], ["flawed"]),
     ]
 
 

@@ -70,3 +70,16 @@ def test_promotions_do_not_make_the_file_longer(tmp_path: Path) -> None:
         promote(tmp_path, "tiny", 3, previous=2)
         roll_back(tmp_path, "tiny", 2)
         assert file.read_text() == "[tiny]\nlabels={stable=2}\n"
+
+
+def test_a_version_is_tried_again_when_its_limits_have_changed(tmp_path: Path) -> None:
+    async def life() -> None:
+        make_bundle(tmp_path, version=3, size=8, flaw="fails-on-nine")
+        keeper = await start(tmp_path, "[tiny]\nmax_batch_size = 9\n", Metrics())
+        assert keeper.repository.entries["tiny"].live == 2
+        (tmp_path / FILE_NAME).write_text("[tiny]\nmax_batch_size = 8\n")
+        await keeper.refresh()
+        assert keeper.repository.entries["tiny"].live == 3
+        await keeper.close()
+
+    asyncio.run(life())
