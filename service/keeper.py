@@ -29,6 +29,8 @@ from service.shares import Shares
 log = structlog.get_logger()
 
 Fingerprint = tuple[tuple[str, int, int], ...]
+# Of the labels in `models.toml`: the folder, a name and a version.
+Change = Callable[[Path, str, int], None]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -179,10 +181,11 @@ class Keeper:
         chosen = version or entry.challenger.version  # type: ignore[union-attr]
         if chosen not in entry.versions:
             raise ModelNotFound(f"model {name!r} version {chosen}: not loaded")
-        if chosen != entry.live:
-            await self._check(name, chosen)
-            await self._write(partial(models_file.promote, previous=entry.live), name, chosen)
-            await self._follow_file(name)
+        await self._check(name, chosen)
+        change: Change = partial(models_file.promote, previous=entry.live)
+        # What is live already may be so as the newest only, and is to stay when another comes.
+        await self._write(change if chosen != entry.live else models_file.pin, name, chosen)
+        await self._follow_file(name)
 
     @whole
     async def roll_back(self, name: str) -> None:
@@ -193,7 +196,7 @@ class Keeper:
         entry = self._entry(name)
         # Also one that has been taken out already: who asks for this may not know yet.
         if self._configs.get(name, ModelConfig()).challenger is not None:
-            await self._write(models_file.end_trial, name, entry.live)
+            await self._write(models_file.pin, name, entry.live)
         elif (previous := entry.labels.get(models_file.PREVIOUS)) is not None:
             await self._check(name, previous)
             await self._write(models_file.roll_back, name, previous)
@@ -245,9 +248,7 @@ class Keeper:
         except UnfitError as error:
             raise LoadFailed(f"{error}; copy the version there again, it is needed") from None
 
-    async def _write(
-        self, change: Callable[[Path, str, int], None], name: str, version: int
-    ) -> None:
+    async def _write(self, change: Change, name: str, version: int) -> None:
         try:
             # It waits for the disk.
             await asyncio.to_thread(change, self._settings.models, name, version)

@@ -160,8 +160,8 @@ def roll_back(models: Path, name: str, version: int) -> None:
     _change(models, name, {STABLE: version, PREVIOUS: None})
 
 
-def end_trial(models: Path, name: str, version: int) -> None:
-    """Take the challenger out, and make sure that `version` goes on in spite of it.
+def pin(models: Path, name: str, version: int) -> None:
+    """Take the challenger out, and make sure that `version`, which answers, goes on.
 
     Raises: UsageError as above.
     """
@@ -169,11 +169,15 @@ def end_trial(models: Path, name: str, version: int) -> None:
 
 
 def _change(models: Path, name: str, labels: Mapping[str, int | None]) -> None:
-    """Rewrite the labels of a model in place, without its challenger; comments stay."""
+    """Rewrite the labels of a model in place, without its challenger; comments stay.
+
+    A file that says all this already is left alone: it may be where nothing can be written.
+    """
     file = models / FILE_NAME
     read_models_file(models)  # somebody may have spoilt it meanwhile
     try:
-        document: Any = tomlkit.parse(file.read_text() if file.exists() else "")
+        before = file.read_text() if file.exists() else ""
+        document: Any = tomlkit.parse(before)
         table = document.setdefault(name, tomlkit.table())
         table.pop("challenger", None)
         own = table.setdefault("labels", tomlkit.inline_table())
@@ -184,7 +188,8 @@ def _change(models: Path, name: str, labels: Mapping[str, int | None]) -> None:
                 own.pop(label, None)
         text = tomlkit.dumps(document)
         _FILE.validate_python(tomllib.loads(text))
-        replace_file(file, text.encode())
+        if text != before:
+            replace_file(file, text.encode())
     except (OSError, TOMLKitError, ValidationError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{file}: cannot be written: {reason}") from None

@@ -166,6 +166,23 @@ def test_promotion_and_the_way_back(tmp_path: Path) -> None:
         assert live(server) == 1
 
 
+def test_a_version_that_is_live_already_can_be_pinned(tmp_path: Path) -> None:
+    make_bundle(tmp_path, version=1)
+    file = tmp_path / "models.toml"
+    with (
+        running_server(tmp_path, control_token=TOKEN) as server,
+        convoy.ModelControl(server.grpc_address, TOKEN) as control,
+    ):
+        assert control.promote("tiny", 1).live_version == 1
+        written = file.stat().st_ino
+        make_bundle(tmp_path, version=2)
+        assert control.load("tiny") == convoy.ModelState("tiny", 1, (1, 2))
+        assert control.promote("tiny", 1).live_version == 1
+        assert file.stat().st_ino == written  # it says so already, and the folder may be read-only
+        with pytest.raises(convoy.InvalidRequest, match="no version `previous`"):
+            control.rollback("tiny")
+
+
 def test_rollback_ends_a_trial(tmp_path: Path) -> None:
     make_bundle(tmp_path, version=1)
     make_bundle(tmp_path, version=2)
