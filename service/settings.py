@@ -34,6 +34,8 @@ from convoy.processors import processor_count
 from service.errors import UsageError
 
 ENV_PREFIX = "CONVOY_"
+# What no message may show.
+SECRET = {"control-token"}
 # The context with which secrets are written out, for our own processes alone.
 WITH_SECRETS = "with secrets"
 # Variables of the client and of training, which may stand in the same environment.
@@ -55,6 +57,12 @@ def _device(value: str) -> str:
     return value
 
 
+def _token(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < 16:  # fewer can be guessed
+        raise ValueError("must have at least 16 characters")
+    return value
+
+
 def _parts(value: object) -> object:
     return value.split(",") if isinstance(value, str) else value
 
@@ -67,6 +75,7 @@ def _cache() -> Path:
 LogLevel = Literal["debug", "info", "warning", "error"]
 Address = Annotated[str, AfterValidator(_address)]
 Device = Annotated[str, AfterValidator(_device)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]  # gRPC takes no larger
 Threads = Annotated[int, Field(ge=1, le=1024)]
 MaxBatchSize = Annotated[int, Field(ge=1, le=1024)]
@@ -227,7 +236,7 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field(
         "json", description="json: one object a line. console: for people."
     )
-    control_token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+    control_token: Token | None = Field(
         None,
         description="Lets callers who send it load, unload, promote and roll back models. Set it "
         "by its variable: flags can be read by other users of the machine. Default: nobody may.",
@@ -333,5 +342,6 @@ def _one_line(error: ValidationError) -> str:
             parts.append(f"{name}: no such setting; see --help")
         else:
             reason = one["msg"].removeprefix("Value error, ")
-            parts.append(f"{name}: {reason}, got {one['input']!r}")
+            got = "" if name in SECRET else f", got {one['input']!r}"
+            parts.append(f"{name}: {reason}{got}")
     return "; ".join(parts)

@@ -16,9 +16,10 @@ from pydantic import SecretStr
 import convoy
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import model_control_pb2, model_control_pb2_grpc
+from service.errors import UsageError
 from service.oip import grpc_service_pb2 as oip
 from service.oip import grpc_service_pb2_grpc
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from tests.bundles import make_bundle
 from tests.servers import PATIENCE, TOKEN, Running, running_server
 
@@ -233,3 +234,20 @@ def test_the_command(tmp_path: Path) -> None:
 def test_the_token_is_masked_wherever_settings_are_shown() -> None:
     settings = Settings(control_token=SecretStr(TOKEN))
     assert TOKEN not in f"{settings!r} {settings.model_dump_json()} {settings.model_dump()}"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('"short-secret"', "must have at least 16 characters"),
+        ("4711471147114711", "should be a valid string"),
+    ],
+)
+def test_a_token_that_is_refused_is_not_shown(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "convoy.toml"
+    file.write_text(f"control_token = {text}\n")
+    with pytest.raises(UsageError) as caught:
+        read_settings(["--config", str(file)])
+    assert str(caught.value).startswith("control-token: ")
+    assert complaint in str(caught.value)
+    assert text.strip('"') not in str(caught.value)
