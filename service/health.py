@@ -9,7 +9,7 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2 as pb
 
-from service.errors import ModelNotFound
+from service.errors import InvalidRequest, ModelNotFound
 
 SERVING = pb.HealthCheckResponse.SERVING
 NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
@@ -54,8 +54,13 @@ class Health:
     async def watch(
         self, requests: AsyncIterator[pb.HealthCheckRequest], *, deadline: float = math.inf
     ) -> AsyncGenerator[pb.HealthCheckResponse, None]:
-        """The status of one name now and whenever it changes; SERVICE_UNKNOWN without one."""
-        request, told = await anext(requests), None
+        """The status of one name now and whenever it changes; SERVICE_UNKNOWN without one.
+
+        Raises: InvalidRequest.
+        """
+        request, told = await anext(requests, None), None
+        if request is None:
+            raise InvalidRequest("the call has ended without a HealthCheckRequest; send one")
         while True:
             changed = self._changed
             status = self._status if request.service in self._names else UNKNOWN

@@ -122,6 +122,14 @@ def test_health_of_the_server_and_of_each_model(server: Running) -> None:
         }
 
 
+def test_health_watch_needs_a_message(server: Running) -> None:
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        watch = channel.stream_stream("/grpc.health.v1.Health/Watch")
+        with pytest.raises(grpc.RpcError) as failure:
+            list(watch(iter(()), timeout=PATIENCE))
+        assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_health_watch_sees_the_drain(models: Path) -> None:
     seen: list[int] = []
     begun = threading.Event()
