@@ -182,7 +182,11 @@ def _note(
     received: int,
     response: Response | None,
 ) -> None:
-    """Log a call, with the fields of the fronts; it has no response where the caller has left."""
+    """Log a call, with the fields of the fronts; it has no response where the caller has left.
+
+    Nor has it a peer where the caller had left before its address was asked for.
+    """
+    client = scope["client"]
     log.info(
         "call",
         path=scope["path"],
@@ -190,6 +194,6 @@ def _note(
         milliseconds=round((monotonic() - began) * 1000),
         bytes_received=received,
         bytes_sent=len(response.body) if response else 0,
-        peer="{}:{}".format(*scope["client"]),
+        peer="{}:{}".format(*client) if client else None,
         user_agent=headers.get(b"user-agent", b"").decode("latin-1") or None,
     )

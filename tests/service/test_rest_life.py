@@ -6,7 +6,9 @@ import asyncio
 import gzip
 import http.client
 import json
+import signal
 import socket
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -259,3 +261,21 @@ def test_each_call_is_in_the_log_where_asked_for(
     assert {one["user_agent"] for one in calls} == {None, "me"}
     answered = [one["bytes_received"] for one in calls if one["http_status"] == 200]
     assert answered == [len(solid("red"))] * len(addresses)
+
+
+def test_a_call_that_is_reset_at_once_is_in_the_log(
+    models: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with server_process(models, "--access-log", "--front=grpcio") as server:
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)  # it asks for the address too late
+        with connected(server.http_address) as caller:
+            caller.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.process.send_signal(signal.SIGCONT)
+        server.get("/livez")
+        server.process.terminate()
+        server.process.wait(PATIENCE)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [one["peer"] for one in lines if one["event"] == "call"] == [None]
+    assert not [one for one in lines if one["event"] == "request_failed"]
