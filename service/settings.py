@@ -40,8 +40,11 @@ SECRET = {"control-token"}
 WITH_SECRETS = "with secrets"
 # Variables of the client and of training, which may stand in the same environment.
 FOREIGN_VARIABLES = {"CONVOY_DATA", "CONVOY_SERVER"}
-# What Kubernetes puts into every pod beside a Service that is named convoy.
-SERVICE_LINK = re.compile(r"CONVOY_(SERVICE|PORT)(_|$)")
+# What Kubernetes puts into every pod beside a Service that is named convoy, or convoy-gpu. A plain
+# number is none: CONVOY_GRPC_PORT=8500 is a mistake, of which its author is to hear.
+SERVICE_LINK = re.compile(
+    r"CONVOY_(\w+_)?(SERVICE_HOST=|SERVICE_PORT[_=]|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)[_=])"
+)
 
 
 def _address(value: str) -> str:
@@ -327,8 +330,8 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
 
 def _refuse_unknown_variables() -> None:
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | FOREIGN_VARIABLES
-    for name in os.environ:
-        if SERVICE_LINK.match(name):
+    for name, value in os.environ.items():
+        if SERVICE_LINK.match(f"{name}={value}"):
             continue
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
             raise UsageError(f"{name}: no such setting (an environment variable); see --help")

@@ -25,6 +25,7 @@ from convoy.bundle import Golden, write_bundle
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
 from service.scheduling import BACKGROUND, COMPUTES
+from service.settings import ENV_PREFIX, SERVICE_LINK, Settings
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, Running, decoders, server_process, start_process
 
@@ -146,12 +147,24 @@ def test_an_unknown_variable(models: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
+@pytest.mark.parametrize("service", ["CONVOY", "CONVOY_GPU", "CONVOY_2_X"])
 def test_the_service_links_of_kubernetes_are_no_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: str
 ) -> None:
-    for name in ("CONVOY_SERVICE_HOST", "CONVOY_PORT", "CONVOY_PORT_8500_TCP_ADDR"):
-        monkeypatch.setenv(name, "tcp://10.0.0.1:8500")
+    links = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_8500_TCP_ADDR")
+    for name in (*links, "PORT_8500_TCP"):
+        monkeypatch.setenv(f"{service}_{name}", "tcp://10.0.0.1:8500")
     assert "no bundle" in outcome(tmp_path)[1]
+
+
+def test_a_port_is_no_service_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVOY_GRPC_PORT", "8500")
+    assert "CONVOY_GRPC_PORT: no such setting" in outcome(tmp_path)[1]
+
+
+def test_no_setting_is_taken_for_a_service_link() -> None:
+    names = [f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields]
+    assert not [name for name in names if SERVICE_LINK.match(f"{name}=tcp://10.0.0.1:8500")]
 
 
 def test_ports_in_use(models: Path) -> None:
