@@ -150,7 +150,7 @@ class Keeper:
         broken = await self._refresh(name, every[name])
         reasons = self.repository.reasons(name)
         if broken or reasons:
-            raise LoadFailed(f"model {name!r}: {broken or '; '.join(reasons)}")
+            raise LoadFailed(f"model {name!r}: {broken or reasons}")
 
     @whole
     async def unload(self, name: str) -> None:
@@ -299,7 +299,7 @@ class Keeper:
     def _why(self, name: str, config: ModelConfig, models: Iterable[int]) -> str:
         """Why nothing of this name serves."""
         if reasons := self.repository.reasons(name):
-            return "; ".join(reasons)
+            return reasons
         if models:
             return f"version {config.trial} is the challenger of no other; add one that answers"
         return "models.toml names none of its versions"

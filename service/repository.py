@@ -13,7 +13,8 @@ from service.errors import InvalidRequest, ModelNotFound
 from service.models_file import Challenger
 from service.served import ServedModel
 
-MOST_NAMED = 20
+# In a message, which gRPC bounds with the other trailers at 8 KiB: names, and reasons with paths.
+MOST_NAMED, MOST_REASONS = 20, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,10 @@ class Repository:
         every = tuple(self.absent.items())
         return served | {key: True for key, one in every if one.state is State.UNFIT}
 
-    def reasons(self, name: str) -> list[str]:
-        """Why versions of this name do not serve."""
-        every = sorted(self.absent.items())
-        return [f"version {key[1]}: {one.reason}" for key, one in every if key[0] == name]
+    def reasons(self, name: str) -> str:
+        """Why versions of this name do not serve, for a message; empty where all do."""
+        mine = ((key[1], one) for key, one in sorted(self.absent.items()) if key[0] == name)
+        return _some((f"version {key}: {one.reason}" for key, one in mine), MOST_REASONS, "; ")
 
     def get(self, name: str, version: int = 0, label: str = "") -> ServedModel:
         """The model of that name, an empty one the default, and version or label.
@@ -169,8 +170,8 @@ def place(name: str, key: str) -> float:
     )
 
 
-def _some(names: Iterable[str]) -> str:
-    """A list for a message, which gRPC bounds with the other trailers at 8 KiB."""
-    every = list(names)
-    more = f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else ""
-    return ", ".join(every[:MOST_NAMED]) + more
+def _some(texts: Iterable[str], most: int = MOST_NAMED, between: str = ", ") -> str:
+    """A list for a message."""
+    every = list(texts)
+    more = [f"and {len(every) - most} more"] if len(every) > most else []
+    return between.join([*every[:most], *more])

@@ -71,6 +71,17 @@ def test_the_only_version_cannot_be_the_challenger(tmp_path: Path) -> None:
             control.load("other")
 
 
+def test_the_reasons_of_many_versions_fit_into_a_status(tmp_path: Path, front: str) -> None:
+    write(tmp_path, "[tiny]\nversions = 'all'\n", 1)
+    for version in range(2, 302):
+        (tmp_path / "tiny" / str(version)).mkdir()
+    with (
+        controlled(tmp_path, front=front) as (_, control),
+        pytest.raises(convoy.InvalidRequest, match=r"version 2: .*; and 295 more"),
+    ):
+        control.load("tiny")
+
+
 def test_a_challenger_that_is_not_there_is_told(tmp_path: Path) -> None:
     write(tmp_path, "[tiny.challenger]\nversion = 9\n", 1)
     with running_server(tmp_path) as server:
