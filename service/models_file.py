@@ -122,8 +122,10 @@ class ModelConfig(_Table):
     def settings(self, settings: Settings) -> Settings:
         """The settings, with what is said here put over them."""
         limits = ("max_batch_size", "max_delay_ms", "max_queue_size", "max_queue_bytes")
-        own = {name: getattr(self, name) for name in limits}
-        return settings.model_copy(update={k: v for k, v in own.items() if v is not None})
+        own = {name: one for name in limits if (one := getattr(self, name)) is not None}
+        if self.max_queue_size is not None:
+            own["priority_queue_sizes"] = ()  # or they would go before it, being of all models
+        return settings.model_copy(update=own)
 
 
 _FILE = TypeAdapter(dict[Name, ModelConfig])

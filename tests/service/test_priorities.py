@@ -10,7 +10,7 @@ import pytest
 
 from convoy.v1 import image_classifier_pb2 as convoy_pb
 from service.oip import grpc_service_pb2 as pb
-from tests.bundles import solid
+from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, running_server
 from tests.service.inference import files_request, inference_stub, refused
 
@@ -69,6 +69,20 @@ def test_each_priority_has_room_of_its_own(models: Path) -> None:
         with pytest.raises(grpc.RpcError, match="the queue of priority 1 is full"):
             stub.Classify(request(1, RED))
         assert not any(call.done() for call in waiting)
+
+
+def test_the_room_of_one_model_is_that_of_each_priority(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    (tmp_path / "models.toml").write_text("[tiny]\nmax_queue_size = 1\n")
+    with (
+        running_server(tmp_path, priority_queue_sizes="8,8", **TWO, **FOREVER) as server,
+        server.stub() as stub,
+    ):
+        waiting = stub.Classify.future(request(2, RED))
+        server.wait_for_metric(1, "convoy_queue_depth")
+        with pytest.raises(grpc.RpcError, match="the queue of priority 2 is full"):
+            stub.Classify(request(2, RED))
+        assert not waiting.done()
 
 
 def test_the_parameter_of_the_inference_protocol(models: Path) -> None:
