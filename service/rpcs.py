@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,10 +15,12 @@ from grpc_reflection.v1alpha import reflection_pb2
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import model_control_pb2 as control_pb
 from service.control import ModelControl
+from service.errors import TooManyStreams
 from service.health import Health
 from service.methods import ImageClassifier
 from service.names import SERVICE
 from service.oip.table import CONTROLLED, INFERENCE, NESTED, OpenInference
+from service.pipeline import STREAM_RETRY_SECONDS
 from service.wire import NONE, Nested
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -25,6 +28,7 @@ CONTROL = control_pb.DESCRIPTOR.services_by_name["ModelControl"].full_name
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 
 Kind = Literal["unary", "server_stream", "bidi_stream"]
+Stream = Callable[..., AsyncGenerator[Message, None]]
 
 # The library's stubs are older than the messages of List.
 _health: Any = health_pb2
@@ -56,9 +60,17 @@ class Rpc:
 
 
 def rpcs(
-    classifier: ImageClassifier, inference: OpenInference, control: ModelControl, health: Health
+    classifier: ImageClassifier,
+    inference: OpenInference,
+    control: ModelControl,
+    health: Health,
+    *,
+    max_watches: int,
 ) -> Sequence[Rpc]:
-    """Both protocols, their health and the reflection of all."""
+    """Both protocols, their health and the reflection of all.
+
+    Of the streams that are no work, health watches and reflection, `max_watches` may be open each.
+    """
     check = health_pb2.HealthCheckRequest
     return (
         Rpc(SERVICE, "Classify", "unary", pb.ClassifyRequest, classifier.classify),
@@ -81,13 +93,13 @@ def rpcs(
         ),
         Rpc(HEALTH, "Check", "unary", check, health.check),
         Rpc(HEALTH, "List", "unary", _health.HealthListRequest, health.list),
-        Rpc(HEALTH, "Watch", "server_stream", check, health.watch),
+        Rpc(HEALTH, "Watch", "server_stream", check, _bounded(health.watch, max_watches)),
         Rpc(
             REFLECTION,
             "ServerReflectionInfo",
             "bidi_stream",
             reflection_pb2.ServerReflectionRequest,
-            _reflect((SERVICE, CONTROL, INFERENCE, HEALTH, REFLECTION)),
+            _bounded(_reflect((SERVICE, CONTROL, INFERENCE, HEALTH, REFLECTION)), max_watches),
         ),
     )
 
@@ -96,7 +108,29 @@ def _kind(method: str) -> Kind:
     return "bidi_stream" if method == "ModelStreamInfer" else "unary"
 
 
-def _reflect(services: Sequence[str]) -> Callable[..., AsyncGenerator[Message, None]]:
+def _bounded(call: Stream, most: int) -> Stream:
+    """A stream of which so many may be open at once."""
+    opened = 0
+
+    async def bounded(
+        requests: AsyncIterator[Message], *, deadline: float
+    ) -> AsyncGenerator[Message, None]:
+        nonlocal opened
+        if opened >= most:
+            text = f"{opened:,} calls of this method are open, the most there may be"
+            raise TooManyStreams(text, retry_after=STREAM_RETRY_SECONDS)
+        opened += 1
+        try:
+            async with aclosing(call(requests, deadline=deadline)) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            opened -= 1
+
+    return bounded
+
+
+def _reflect(services: Sequence[str]) -> Stream:
     async def reflect(
         requests: AsyncIterator[Message], *, deadline: float = math.inf
     ) -> AsyncGenerator[Message, None]:

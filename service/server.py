@@ -123,7 +123,13 @@ class Server:
     async def listen(self) -> None:
         """Take calls, and say that none is answered yet."""
         self._heart = asyncio.create_task(self._beat())
-        answered = rpcs(self._classifier, self._inference, self._control, self._health)
+        answered = rpcs(
+            self._classifier,
+            self._inference,
+            self._control,
+            self._health,
+            max_watches=self.settings.max_connections,  # a client keeps one on each
+        )
         rest = Rest(self._carrier, answered, max_bytes=self.settings.max_message_bytes)
         self._http.start(rest, self._carrier.note_full)
         await self._front.start(self._carrier, answered)

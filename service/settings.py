@@ -179,10 +179,13 @@ class Settings(BaseSettings):
         "full refuses nobody of another. Default: max-queue-size for each.",
     )
     max_streams: Positive = Field(
-        1000, description="Streams that may be open at once; each takes some 30 KB while idle."
+        1000,
+        description="Streams of images that may be open at once; each takes some 30 KB while idle.",
     )
     max_connections: Positive = Field(
-        20_000, description="Connections that may be open at once; others are closed at once."
+        20_000,
+        description="Connections that may be open at once; others are closed at once. As many "
+        "health watches may be.",
     )
     keepalive_interval: Annotated[float, Field(ge=0.1, le=3600)] = Field(
         30.0,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
@@ -96,3 +101,49 @@ def test_each_call_is_in_the_log_where_asked_for(
     assert calls[0]["bytes_received"] >= ONE.ByteSize()
     assert calls[0]["bytes_sent"] >= answer.ByteSize()
     assert calls[2]["bytes_received"] >= 2 * ONE.ByteSize()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("/grpc.health.v1.Health/Watch", HealthCheckRequest()),
+        (
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            ServerReflectionRequest(list_services="*"),
+        ),
+    ],
+)
+def test_streams_without_images_are_bounded_by_the_connections(
+    models: Path, front: str, method: str, message: Message
+) -> None:
+    over = threading.Event()
+
+    def ask(channel: grpc.Channel) -> Any:
+        def messages() -> Iterator[bytes]:
+            yield message.SerializeToString()
+            over.wait(PATIENCE)
+
+        return channel.stream_stream(method)(messages(), timeout=PATIENCE)
+
+    with (
+        running_server(models, front=front, max_connections=2) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        try:
+            first, second = ask(channel), ask(channel)
+            assert all(next(one) for one in (first, second))
+            with pytest.raises(grpc.RpcError, match="2 calls of this method are open") as failure:
+                next(ask(channel))
+            assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            first.cancel()
+            while not answered(ask(channel)):  # until the server has seen that the first has left
+                pass
+        finally:
+            over.set()
+
+
+def answered(call: Any) -> bool:
+    """Whether a stream has an answer."""
+    with suppress(grpc.RpcError):
+        return bool(next(call))
+    return False
