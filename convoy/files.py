@@ -1,10 +1,16 @@
-"""Files that are there whole or not at all, also after the machine has stopped."""
+"""Files that are there whole or not at all, also after the machine has stopped; names of photos."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    *(".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+)
+"""Of the kinds of files that `convoy.imaging` decodes, in small letters."""
 
 
 def write_synced(file: Path, data: bytes) -> None:

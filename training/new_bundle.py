@@ -23,9 +23,9 @@ from convoy.bundle import (
     Name,
     list_versions,
 )
+from convoy.files import IMAGE_SUFFIXES
 from convoy.imaging import InputSpec, decode
 from training.datasets import Split
-from training.datasets.layout import SUFFIXES
 from training.datasets.photos import read_image
 from training.errors import TrainingError
 from training.measure import Answered, OnnxModel
@@ -68,7 +68,7 @@ def make_golden(model: OnnxModel, spec: InputSpec, test: Split, folder: Path | N
 
 def golden_files(folder: Path) -> list[Path]:
     """The image files of a folder, by name. Raises: TrainingError where there are none."""
-    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise TrainingError(f"{folder}: no image files to make golden inputs of")
     return files

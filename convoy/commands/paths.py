@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from convoy.client.errors import InvalidRequest
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+from convoy.files import IMAGE_SUFFIXES
 
 
 def expand(arguments: Iterable[str]) -> list[str]:
@@ -43,7 +42,7 @@ def _expand(argument: str) -> list[str]:
 def _images_below(folder: str) -> list[str]:
     files = list(_walk(folder))
     if not files:
-        raise InvalidRequest(f"{folder}: no images ({' '.join(SUFFIXES)}) in this folder")
+        raise InvalidRequest(f"{folder}: no images ({' '.join(IMAGE_SUFFIXES)}) in this folder")
     return files
 
 
@@ -52,7 +51,7 @@ def _walk(folder: str) -> Iterator[str]:
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
                 yield os.path.join(parent, name)
 
 

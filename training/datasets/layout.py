@@ -12,13 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from convoy.files import IMAGE_SUFFIXES
 from training.errors import TrainingError
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
-    | {".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-)
-"""Of the kinds of files that `convoy.imaging` decodes."""
 SHOWN = 5
 """Suffixes that are named."""
 
@@ -90,9 +86,9 @@ def _photos(folder: Path) -> tuple[list[Path], Counter[str]]:
     named = (f for f in folder.rglob("*") if not _is_hidden(f.relative_to(folder)))
     files = sorted(f for f in named if not f.is_dir())
     others = Counter(f.suffix.lower() for f in files)
-    for suffix in SUFFIXES:
+    for suffix in IMAGE_SUFFIXES:
         del others[suffix]
-    return [f for f in files if f.suffix.lower() in SUFFIXES], others
+    return [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES], others
 
 
 def _is_hidden(path: Path) -> bool:
