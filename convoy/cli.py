@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import TextIO
 
 from convoy.arguments import count, number_or_label, positive, whole
 from convoy.errors import ConvoyError
@@ -42,12 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except BrokenPipeError:
         # Whoever read our output has left (`| head`).
-        _drop_output()
-        return code or 141
+        code = code or 141
     except OSError as error:
-        print(f"convoy: the output cannot be written: {error.strerror}", file=sys.stderr)
-        _drop_output()
-        return code or 4
+        _complain(f"the output cannot be written: {error.strerror}")
+        code = code or 4
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        code = 130
+    _drop(sys.stdout)
+    return code
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -56,11 +60,18 @@ def _run(argv: Sequence[str] | None) -> int:
         code: int = import_module(f"convoy.commands.{args.command}").run(args)
         return code
     except KeyboardInterrupt:
-        print("convoy: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
     except ConvoyError as error:
-        print(f"convoy: {error}", file=sys.stderr)
+        _complain(str(error))
         return _exit_code(error)
+
+
+def _complain(text: str) -> None:
+    try:
+        print(f"convoy: {text}", file=sys.stderr)
+    except OSError:
+        _drop(sys.stderr)
 
 
 def _prepare_output() -> None:
@@ -72,9 +83,9 @@ def _prepare_output() -> None:
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
 
 
-def _drop_output() -> None:
-    """What is left in the buffer must not fail once more, at exit."""
-    os.dup2(_nowhere(), sys.stdout.fileno())
+def _drop(stream: TextIO) -> None:
+    """What is left in its buffer must not fail once more, at exit."""
+    os.dup2(_nowhere(), stream.fileno())
 
 
 def _nowhere() -> int:

@@ -24,7 +24,9 @@ _RESPONSES: dict[str, Any] = {
     "GetModel": pb.Model,
 }
 
-_LOCAL = re.compile(r"unix:|(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$")
+_LOCAL = re.compile(
+    r"unix:|(dns:(///)?|ipv[46]:)?(localhost|127\.\d+\.\d+\.\d+|0\.0\.0\.0|\[::1?\])(:\d+)?$"
+)
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

@@ -11,8 +11,7 @@ from convoy.v1 import image_classifier_pb2 as pb
 
 # What a server answers at most in one call: images times classes.
 MAX_SCORES = 16_384
-TOO_LARGE = "message larger than max"
-"""In what gRPC says of a message that its receiver does not take."""
+_CALL_FIELD = re.compile(r"(model|version|version_label|routing_key|top_k|priority)[:.] ")
 _IMAGE_NAME = re.compile(r"images\[(\d+)\][.:] ?")
 
 
@@ -96,8 +95,8 @@ def refused_image(error: ClientError, count: int) -> int | None:
 
 
 def is_about_call(error: ClientError) -> bool:
-    """Whether an error that names no image is a call's that is wrong whatever its images are."""
-    return isinstance(error, InvalidRequest) and TOO_LARGE not in error.detail
+    """Whether a call is wrong whatever its images are: its server names another field of it."""
+    return isinstance(error, InvalidRequest) and _CALL_FIELD.match(error.detail) is not None
 
 
 def is_same(outcome: object, error: ClientError) -> bool:

@@ -60,6 +60,8 @@ class ModelControl:
 
     def promote(self, model: str, version: int | None = None) -> ModelState:
         """Have a version, by default the challenger, answer the requests that name none."""
+        if isinstance(version, str):
+            raise InvalidRequest(f"version is {version!r}; promote takes a number")
         number, _ = as_version(version)
         return self._call(
             "Promote", pb.PromoteRequest(model=as_name("model", model), version=number)

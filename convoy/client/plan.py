@@ -15,7 +15,6 @@ from itertools import count
 from typing import Any
 
 from convoy.client.chunks import (
-    TOO_LARGE,
     Batching,
     CallLimits,
     Chunk,
@@ -34,6 +33,7 @@ from convoy.v1 import image_classifier_pb2 as pb
 _HEALTH = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _UNREACHABLE = "failed to connect to all addresses"
 
+_TOO_LARGE = "message larger than max"
 PROBES = 2
 """Images of a failed call that are sent alone first, where the server names none: does each of them
 fail in the same way, so would the others."""
@@ -300,7 +300,7 @@ class Planner:
         if failure.message.startswith(_UNREACHABLE):
             reason = failure.message.rpartition(": ")[2]
             return Unavailable(f"{self.target}: no server answers there ({reason})")
-        if TOO_LARGE in failure.message:
+        if _TOO_LARGE in failure.message:
             # gRPC has one code for this and for a full queue.
             return InvalidRequest(failure.message)
         detail = failure.message or f"the server answered {failure.code}"

@@ -111,6 +111,24 @@ def test_full_disk_hides_no_failure(server: FakeServer, tmp_path):
     assert full_disk == "convoy: the output cannot be written: No space left on device"
 
 
+def test_complaint_that_nobody_can_read_changes_no_exit_code():
+    with open("/dev/full", "w") as full:
+        command = [*COMMAND, "models", "--server", "127.0.0.1:1", "--timeout", "1"]
+        assert subprocess.run(command, env=BUFFERED, stderr=full).returncode == 3
+
+
+def test_interrupt_while_the_output_is_stuck(server: FakeServer):
+    server.model.labels[:] = ["x" * 1000] * 1000
+    command = [*COMMAND, "models", "--json", "--server", server.target]
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=BUFFERED, **both) as process:
+        assert process.stdout.read(1)  # from here on the pipe is full
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b"convoy: interrupted\n"
+        process.stdout.close()
+    assert process.returncode == 130
+
+
 @pytest.mark.parametrize("closed", [1, 2], ids=["stdout", "stderr"])
 def test_closed_stream_is_no_error(server: FakeServer, tmp_path, closed):
     (tmp_path / "1.jpg").write_bytes(b"1")
@@ -135,6 +153,12 @@ def test_wrong_arguments_of_models(server, monkeypatch, capsys, arguments, text)
     assert text in err
 
 
+def test_promote_takes_no_label(server):
+    refused = pytest.raises(convoy.InvalidRequest, match="promote takes a number")
+    with convoy.ModelControl(server.target, "secret") as control, refused:
+        control.promote("fake", "stable")
+
+
 def test_control_that_is_closed(server):
     control = convoy.ModelControl(server.target, "secret")
     control.close()
@@ -142,10 +166,11 @@ def test_control_that_is_closed(server):
         control.load("fake")
 
 
-def test_proxy_is_not_for_this_machine(server: FakeServer, monkeypatch):
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "dns:///localhost:{}", "ipv4:127.0.0.1:{}"])
+def test_proxy_is_not_for_this_machine(server: FakeServer, monkeypatch, form):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
-    assert main(["health", "--server", server.target]) == 0
+    assert main(["health", "--server", form.format(server.port)]) == 0
 
 
 def test_server_that_does_not_answer_in_time(server: FakeServer, tmp_path, capsys):

@@ -80,6 +80,24 @@ def test_what_is_wrong_whatever_the_images_are_is_raised(server: FakeServer, ima
     assert len(server.sizes) <= 3
 
 
+@pytest.mark.parametrize("images", [1, 4], ids=["alone", "together"])
+def test_image_too_large_for_the_queue_is_no_end_of_the_job(server: FakeServer, images):
+    answer = server.answer
+
+    def strict(request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+        if any(len(image.encoded) > 100 for image in request.images):
+            text = f"images: {len(request.images)} of many bytes in all; send fewer at once"
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, text)
+        return answer(request)
+
+    server.answer = strict
+    batching = convoy.Batching(images_per_call=images)
+    with convoy.ImageClient(server.target, batching=batching) as client:
+        outcomes = labels(client.classify_stream([b"1", b"1", b"x" * 200, b"1", b"1"]))
+    assert outcomes[:2] + outcomes[3:] == ["class1"] * 4
+    assert outcomes[2].startswith("images[2]: images: 1 of many bytes")
+
+
 def test_input_is_read_only_as_far_as_calls_are_in_flight(server: FakeServer):
     read = 0
 
