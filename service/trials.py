@@ -16,7 +16,7 @@ LOOK_SECONDS = 1.0
 WINDOW = 60
 """Looks that are judged together: the last minute."""
 LEAST_REQUESTS = 50
-"""Of the canary, in the window: fewer say nothing."""
+"""Of one version, in the window: fewer say nothing."""
 
 
 class Tally(NamedTuple):
@@ -71,7 +71,7 @@ class Trial:
         self._looks.append((champion, canary))
         first = self._looks[0]
         recent, canary = champion.since(first[0]), canary.since(first[1])
-        if recent.requests:  # else it is taken to be as it was
+        if recent.requests >= LEAST_REQUESTS:  # else it is taken to be as it was on the whole
             champion = recent
         if canary.requests < LEAST_REQUESTS:
             return ""

@@ -183,6 +183,8 @@ def test_a_champion_without_requests_is_as_fast_as_it_was() -> None:
     before = Tally(1000, 0, 100.0)
     trial.look(before, NONE)
     assert "took 10.0 times as long" in trial.look(before, Tally(100, 0, 100.0))
+    one_slow = Tally(1001, 0, 110.0)
+    assert "took 9.1 times as long" in trial.look(one_slow, Tally(100, 0, 100.0))
 
 
 def test_a_champion_is_not_faster_for_what_it_remembers() -> None:
