@@ -18,7 +18,7 @@ from training.errors import TrainingError
 from training.export import export_run
 from training.feed import Batches
 from training.memory import keep_freed_memory
-from training.new_bundle import check_models, check_name, read_golden
+from training.new_bundle import check_models, check_name, golden_files, read_golden
 from training.progress import HEAD, show
 from training.recipe import Recipe, load_recipe
 from training.runs import RECIPE_FILE, Run, new_run_path
@@ -39,6 +39,8 @@ def fit(arguments: argparse.Namespace) -> Bundle | None:
     if arguments.name is not None:
         check_name(arguments.name)
     check_models(arguments.models)
+    if arguments.golden is not None:
+        golden_files(arguments.golden)
     if world_size() > 1 and arguments.run is None:
         raise TrainingError("name the run's folder with --run-dir: a restart must find it again")
     keep_freed_memory()
@@ -58,9 +60,11 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
         classifier = Classifier(recipe, source.spec, len(source.labels))
         if not arguments.resume:
             classifier.load_pretrained()
+        if arguments.golden is not None:
+            read_golden(arguments.golden, source.spec)
         splits = split_training(source, recipe)
         if team.leads:
-            _try_export_s_images(source, arguments.golden)
+            source.tests()  # only the export uses them: to find a bad one then is too late
             _tell_copies(source)
     path = arguments.run or new_run_path(arguments.recipe)
     # Errors come before there is a run's folder.
@@ -72,16 +76,6 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
         print(f"{path}: {_describe(splits)}\n{HEAD}", file=sys.stderr)
     _train_on(run, source, splits, arguments, team)
     return run, source, splits
-
-
-def _try_export_s_images(source: Source, golden: Path | None) -> None:
-    """Read once what only the export uses: to find a bad file then would cost the training.
-
-    Raises: TrainingError naming the file.
-    """
-    source.tests()
-    if golden is not None:
-        read_golden(golden, source.spec)
 
 
 def _tell_copies(source: Source) -> None:

@@ -68,7 +68,8 @@ def make_golden(model: OnnxModel, spec: InputSpec, test: Split, folder: Path | N
 
 def golden_files(folder: Path) -> list[Path]:
     """The image files of a folder, by name. Raises: TrainingError where there are none."""
-    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    shown = (file for file in folder.glob("*") if not file.name.startswith("."))
+    files = sorted(file for file in shown if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise TrainingError(f"{folder}: no image files to make golden inputs of")
     return files

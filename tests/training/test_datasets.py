@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,19 @@ def test_what_begins_with_a_dot_is_no_photo(tmp_path: Path) -> None:
         (folder / "._00.png").write_bytes(b"what macOS knows of 00.png")
     source = open_source(tiny_recipe(), tmp_path / ".photos")
     assert len(source.training()) + len(source.tests()[0]) == 12
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its path is too long, which stops even those who may read everything.
+    shutil.copytree(photos, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "photos" / "red")
+    for _ in range(20):
+        os.mkdir("x" * 250)
+        monkeypatch.chdir("x" * 250)
+    with pytest.raises(TrainingError, match=r"/red/x+/.*: File name too long$"):
+        open_source(tiny_recipe(), tmp_path / "photos")
 
 
 def test_photos_of_any_suffix_that_can_be_decoded_are_read(tmp_path: Path) -> None:

@@ -104,10 +104,12 @@ def test_golden_inputs_decode_to_their_pixels(bundle: Bundle) -> None:
 def test_versions_count_up_and_golden_files_are_taken(
     tmp_path: Path, finished: Run, photos: Path
 ) -> None:
+    golden = shutil.copytree(photos / "red", tmp_path / "golden")
+    files = sorted(golden.iterdir())
+    (golden / f"._{files[0].name}").write_bytes(b"what macOS knows of it")
     for version in (1, 2):
-        written = export(finished, tmp_path, photos, name="mine", golden=photos / "red")
+        written = export(finished, tmp_path, photos, name="mine", golden=golden)
         assert written.path == tmp_path / "mine" / str(version)
-    files = sorted((photos / "red").iterdir())
     assert written.golden().encoded == tuple(file.read_bytes() for file in files)
 
 

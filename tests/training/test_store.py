@@ -71,6 +71,17 @@ def test_a_store_that_is_broken_is_made_again(
     assert len(decoded) == 12
 
 
+def test_what_an_older_release_kept_is_removed(tmp_path: Path, cache: Path) -> None:
+    files = sorted(write_photos(tmp_path, 2).rglob("*.png"))
+    before = set(cache.iterdir())
+    Store.open(tmp_path, files, SPEC)
+    (index,) = (set(cache.glob("*.json"))) - before
+    (cache / f"{index.stem}-0123456789abcdef.npy").write_bytes(b"old")
+    index.write_text('{"pixels": "of another form"}')
+    Store.open(tmp_path, files, SPEC)
+    assert len(set(cache.glob(f"{index.stem}*"))) == 2
+
+
 @pytest.mark.parametrize("limit", [arrays.MEMORY_LIMIT, 1000])
 def test_a_store_stays_readable_when_another_command_replaces_it(
     tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch

@@ -27,7 +27,8 @@ def is_large(shape: tuple[int, ...]) -> bool:
 class Rows:
     """Some images of a store that stay on disk: answers what is asked of an array of them.
 
-    Only the name of the file goes to another process.
+    Only the name of the file goes to another process, which is to look at once: the store may be
+    replaced later.
     """
 
     def __init__(

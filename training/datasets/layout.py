@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,21 +80,22 @@ def list_images(base: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray
 
 def _photos(folder: Path) -> tuple[list[Path], Counter[str]]:
     """The photos below a folder, and how many other files there are of each suffix."""
-    try:
-        os.scandir(folder).close()
-    except OSError as error:  # which a search would pass over
-        raise TrainingError(f"{folder}: {error.strerror}") from None
-    named = (f for f in folder.rglob("*") if not _is_hidden(f.relative_to(folder)))
-    files = sorted(f for f in named if not f.is_dir())
+    files = sorted(_files_below(folder))
     others = Counter(f.suffix.lower() for f in files)
     for suffix in IMAGE_SUFFIXES:
         del others[suffix]
     return [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES], others
 
 
-def _is_hidden(path: Path) -> bool:
-    """What begins with a dot are other programs' notes, often smaller copies of the photos."""
-    return any(part.startswith(".") for part in path.parts)
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All but what begins with a dot: other programs' notes, often smaller copies of the photos."""
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise TrainingError(f"{error.filename}: {error.strerror}")
 
 
 def _kinds(others: Counter[str]) -> str:

@@ -80,7 +80,8 @@ class Store:
             index.parent.mkdir(parents=True, exist_ok=True)
             made = _write_pixels(file, entries, spec, before)
             replace_file(index, made.to_json())
-            before.file.unlink(missing_ok=True)
+            for old in set(index.parent.glob(f"{name}-*.npy")) - {file}:
+                old.unlink(missing_ok=True)
         except OSError as error:
             raise TrainingError(
                 f"{index.parent}: {error.strerror}; set CONVOY_CACHE to a folder with room"
