@@ -142,15 +142,15 @@ def _http(settings: Settings) -> dict[str, Any]:
 
 
 def _ascii_paths() -> dict[str, Any]:
-    """A filter that refuses paths with escaped bytes beyond ASCII, which no name here has.
+    """A filter that refuses paths with bytes beyond ASCII, escaped or not, which no name here has.
 
     pyvoy never answers those that are not UTF-8.
     """
-    beyond = {"url_path": {"path": {"safe_regex": {"regex": ".*%[89A-Fa-f].*"}}}}
-    policy = {"permissions": [beyond], "principals": [{"any": True}]}
+    ascii_path = {"path": {"safe_regex": {"regex": "([!-$&-~]|%[0-7][0-9A-Fa-f])*"}}}
+    policy = {"permissions": [{"url_path": ascii_path}], "principals": [{"any": True}]}
     config = {
         "@type": f"{_TYPES}.filters.http.rbac.v3.RBAC",
-        "rules": {"action": "DENY", "policies": {"paths": policy}},
+        "rules": {"action": "ALLOW", "policies": {"paths": policy}},
     }
     return {"name": "envoy.filters.http.rbac", "typed_config": config}
 

@@ -81,4 +81,4 @@ def wait_for_end(address: str, request: bytes, *, seconds: float, last: int = 1)
 
 
 def _text(text: str) -> bytes:
-    return bytes([len(text)]) + text.encode()
+    return bytes([len(text)]) + text.encode("latin-1")

@@ -24,6 +24,7 @@ from service.fronts.framing import Frames, frame
 from service.ready import wait_until_ready
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, Running, server_process
+from tests.service import http2
 
 pytestmark = [
     pytest.mark.usefixtures("front"),
@@ -220,6 +221,11 @@ def test_a_path_that_is_no_text_is_refused(server: Running) -> None:
     with grpc.insecure_channel(server.grpc_address) as channel, refused as refusal:
         channel.unary_unary("/a%ff/b")(b"", timeout=PATIENCE)
     assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("path", ["/a/\xff", "/v2/models/\xff", "/v2/models/%C3%28"])
+def test_a_path_of_raw_bytes_is_refused(server: Running, path: str) -> None:
+    assert http2.wait_for_end(server.grpc_address, http2.post(path, bytes(5)), seconds=PATIENCE)
 
 
 def line_after(script: str) -> str:
