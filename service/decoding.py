@@ -15,7 +15,7 @@ import structlog
 from numpy.typing import NDArray
 
 from convoy.imaging import InputSpec, Limits
-from service.awake import AWAKE
+from service.awake import AWAKE, BEAT_SECONDS
 from service.decode_channel import Channel, Job, Pace, Request
 from service.errors import InvalidRequest, NotServing, StartupError
 from service.lines import Lines
@@ -227,7 +227,8 @@ class Decoder:
         if not self._closed:
             for channel in self._channels:
                 channel.kill_if_stuck(self._stuck_seconds)
-            self._loop.call_later(self._stuck_seconds / 4, self._watch)
+            wait = min(self._stuck_seconds / 4, BEAT_SECONDS)
+            self._loop.call_later(wait, self._watch)
 
     def _replace(self, channel: Channel) -> None:
         if self._closed:

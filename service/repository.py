@@ -15,6 +15,8 @@ from service.served import ServedModel
 
 # In a message, which gRPC bounds with the other trailers at 8 KiB: names, and reasons with paths.
 MOST_NAMED, MOST_REASONS = 20, 5
+# Of one of them, in characters: together they fit the headers of a response.
+LONGEST_REASON = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,11 @@ class Repository:
     def reasons(self, name: str) -> str:
         """Why versions of this name do not serve, for a message; empty where all do."""
         mine = ((key[1], one) for key, one in sorted(self.absent.items()) if key[0] == name)
-        return _some((f"version {key}: {one.reason}" for key, one in mine), MOST_REASONS, "; ")
+        return _some(
+            (f"version {key}: {one.reason[:LONGEST_REASON]}" for key, one in mine),
+            MOST_REASONS,
+            "; ",
+        )
 
     def get(self, name: str, version: int = 0, label: str = "") -> ServedModel:
         """The model of that name, an empty one the default, and version or label.

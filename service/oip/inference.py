@@ -12,7 +12,7 @@ from service.errors import DeadlineExceeded
 from service.images import Images, empty_rows
 from service.oip import grpc_service_pb2 as pb
 from service.oip.information import number_or_label
-from service.oip.inputs import Input, find_input, read_files, read_pixels, typed_pixels
+from service.oip.inputs import Input, find_input, read_files, read_pixels, size_of, typed_pixels
 from service.oip.outputs import Tensor, find_output, write_output
 from service.oip.parameters import number, text
 from service.oip.regions import Regions
@@ -118,7 +118,7 @@ def _claim(request: pb.ModelInferRequest) -> Claim:
         request.model_name,
         *number_or_label(request.model_version),
         max((shape[0] for shape in shapes if shape), default=0),
-        request.ByteSize(),
+        size_of(request),
         number(request.parameters, "priority", ""),
     )
 

@@ -13,7 +13,8 @@ from convoy.imaging import InputSpec
 from service.errors import InvalidRequest
 from service.oip import grpc_service_pb2 as pb
 from service.oip.describing import ENCODED_NAME
-from service.oip.regions import Place, Regions
+from service.oip.parameters import number
+from service.oip.regions import BYTE_SIZE, Place, Regions
 from service.oip.shown import dimensions, quoted
 from service.session import Rows
 
@@ -49,10 +50,18 @@ class Input:
 
     @property
     def size(self) -> int:
-        """Bytes that the request takes in memory at most, with what it has in shared memory."""
-        numbers = len(self.tensor.contents.uint_contents)
-        shared = self.place.byte_size if self.place else 0
-        return self.request.ByteSize() + NUMBER_BYTES * numbers + shared
+        """As `size_of` the request."""
+        return size_of(self.request)
+
+
+def size_of(request: pb.ModelInferRequest) -> int:
+    """Bytes that a request takes in memory at most, with what it has in shared memory.
+
+    Raises: InvalidRequest.
+    """
+    numbers = sum(len(one.contents.uint_contents) for one in request.inputs)
+    shared = sum(number(one.parameters, BYTE_SIZE, one.name) for one in request.inputs)
+    return request.ByteSize() + NUMBER_BYTES * numbers + shared
 
 
 def find_input(request: pb.ModelInferRequest, spec: InputSpec, regions: Regions) -> Input:

@@ -22,6 +22,8 @@ FOLDER = Path("/dev/shm")
 MOST_REGIONS = 256
 MAX_NAME = 256
 RETRY_SECONDS = 1.0
+# The parameter of a tensor that says how much of a region it takes.
+BYTE_SIZE = "shared_memory_byte_size"
 MAX_FILE_NAME = 255
 
 
@@ -99,7 +101,7 @@ class Regions:
         if not name:
             return None
         offset = number(parameters, "shared_memory_offset", where)
-        size = number(parameters, "shared_memory_byte_size", where)
+        size = number(parameters, BYTE_SIZE, where)
         region = self[name]
         if offset + size > region.byte_size:
             raise InvalidRequest(

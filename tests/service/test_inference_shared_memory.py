@@ -89,15 +89,32 @@ def test_images_and_answers_in_shared_memory(inference: Stub, shared: Path) -> N
     assert content[:BEFORE] == bytes(BEFORE)
 
 
-def test_image_files_in_shared_memory(inference: Stub, shared: Path) -> None:
-    request = files_request(solid("blue"), outputs=[top(1)])
+def in_shared_file(inference: Stub, shared: Path, image: bytes) -> pb.ModelInferRequest:
+    """The file of an image from a region that is registered for it."""
+    request = files_request(image, outputs=[top(1)])
     (elements,) = request.raw_input_contents
     shared.write_bytes(elements)
     register(inference, shared, key=shared.name, offset=0, byte_size=len(elements))
     del request.raw_input_contents[:]
     place(request.inputs[0], len(elements))
+    return request
+
+
+def test_image_files_in_shared_memory(inference: Stub, shared: Path) -> None:
+    request = in_shared_file(inference, shared, solid("blue"))
     reply = inference.ModelInfer(request, timeout=PATIENCE)
     assert reply.raw_output_contents[0].endswith(b":2:blue")
+
+
+def test_a_stream_is_held_back_by_what_it_has_in_shared_memory(models: Path, shared: Path) -> None:
+    with (
+        running_server(models, shared_memory=True, max_queue_bytes=250_000) as server,
+        inference_stub(server) as inference,
+    ):
+        request = in_shared_file(inference, shared, solid("blue") + bytes(50_000))
+        replies = list(inference.ModelStreamInfer(iter([request] * 100)))
+    assert len(replies) == 100
+    assert {one.error_message for one in replies} == {""}
 
 
 def test_regions_are_listed_and_forgotten(inference: Stub, shared: Path) -> None:
