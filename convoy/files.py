@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -35,3 +37,19 @@ def replace_file(file: Path, data: bytes) -> None:
         os.replace(work, file)
     finally:
         work.unlink(missing_ok=True)
+
+
+def files_below(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """The files below a folder, in order; links to folders are not followed.
+
+    What begins with a dot is left out: other programs' notes, often smaller copies of the photos.
+
+    Raises: OSError where one of the folders cannot be read.
+    """
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(parent, one) for one in sorted(files) if not one.startswith("."))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error

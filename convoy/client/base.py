@@ -52,13 +52,18 @@ class ClientBase:
         return f"{type(self).__name__}({self.target!r})"
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise ClientError("the client is closed; make a new one")
+        check_open(self._closed)
 
     def _check_not_closed_meanwhile(self) -> None:
         """As `_check_open`, for a call that had begun. Raises: Unavailable."""
         if self._closed:
             raise Unavailable("the client was closed")
+
+
+def check_open(closed: bool) -> None:
+    """Raises: ClientError."""
+    if closed:
+        raise ClientError("the client is closed; make a new one")
 
 
 def as_target(target: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import grpc
 
-from convoy.client.base import as_name, as_target, as_timeout, as_version
+from convoy.client.base import as_name, as_target, as_timeout, as_version, check_open
 from convoy.client.channel import failure_of, open_channel
-from convoy.client.errors import ClientError, InvalidRequest, Unavailable
+from convoy.client.errors import InvalidRequest, Unavailable
 from convoy.v1 import model_control_pb2 as pb
 
 _SERVICE = "/convoy.v1.ModelControl/"
@@ -88,8 +88,7 @@ class ModelControl:
         self.close()
 
     def _call(self, method: str, request: Any) -> ModelState:
-        if self._closed:
-            raise ClientError("the client is closed; make a new one")
+        check_open(self._closed)
         call: Any = self._channel.unary_unary(
             _SERVICE + method,
             request_serializer=lambda message: message.SerializeToString(),

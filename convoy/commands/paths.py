@@ -5,10 +5,9 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from typing import NoReturn
 
 from convoy.client.errors import InvalidRequest
-from convoy.files import IMAGE_SUFFIXES
+from convoy.files import IMAGE_SUFFIXES, files_below
 
 
 def expand(arguments: Iterable[str]) -> list[str]:
@@ -47,13 +46,10 @@ def _images_below(folder: str) -> list[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """The images below a folder, in order; names that begin with a dot are left out."""
-    for parent, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
-                yield os.path.join(parent, name)
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise InvalidRequest(f"{error.filename}: {error.strerror}")
+    """The images below a folder, in order. Raises: InvalidRequest."""
+    try:
+        for file in files_below(folder):
+            if file.lower().endswith(IMAGE_SUFFIXES):
+                yield file
+    except OSError as error:
+        raise InvalidRequest(f"{error.filename}: {error.strerror}") from None

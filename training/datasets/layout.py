@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from convoy.files import IMAGE_SUFFIXES
+from convoy.files import IMAGE_SUFFIXES, files_below
 from training.errors import TrainingError
 
 SHOWN = 5
@@ -80,22 +78,14 @@ def list_images(base: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray
 
 def _photos(folder: Path) -> tuple[list[Path], Counter[str]]:
     """The photos below a folder, and how many other files there are of each suffix."""
-    files = sorted(_files_below(folder))
+    try:
+        files = sorted(map(Path, files_below(folder)))
+    except OSError as error:
+        raise TrainingError(f"{error.filename}: {error.strerror}") from None
     others = Counter(f.suffix.lower() for f in files)
     for suffix in IMAGE_SUFFIXES:
         del others[suffix]
     return [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES], others
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All but what begins with a dot: other programs' notes, often smaller copies of the photos."""
-    for parent, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise TrainingError(f"{error.filename}: {error.strerror}")
 
 
 def _kinds(others: Counter[str]) -> str:
