@@ -17,7 +17,6 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -38,27 +37,34 @@ SHORT_SECONDS = 0.01
 Run = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
 
 
-@dataclass(slots=True, eq=False)
+# No dataclasses: mypyc knows none that are generic.
+
+
 class Item(Generic[T, R]):
     """One payload on its way through a batch; times are of the monotonic clock, in seconds."""
 
-    payload: T
-    size: int
-    deadline: float
-    result: asyncio.Future[R]
-    enqueued: float
-    closed: float = 0.0
-    """When it left the queue: its batch closed, or its deadline had passed."""
-    finished: float = 0.0
-    """When its batch had run."""
+    __slots__ = ("closed", "deadline", "enqueued", "finished", "payload", "result", "size")
+
+    def __init__(
+        self, payload: T, size: int, deadline: float, result: asyncio.Future[R], enqueued: float
+    ) -> None:
+        self.payload, self.size = payload, size
+        self.deadline, self.result = deadline, result
+        self.enqueued = enqueued
+        self.closed = 0.0
+        """When it left the queue: its batch closed, or its deadline had passed."""
+        self.finished = 0.0
+        """When its batch had run."""
 
 
-@dataclass(slots=True)
 class Batch(Generic[T, R]):
     """Items that run together; `size` is the sum of theirs."""
 
-    items: list[Item[T, R]]
-    size: int
+    __slots__ = ("items", "size")
+
+    def __init__(self) -> None:
+        self.items: list[Item[T, R]] = []
+        self.size = 0
 
 
 class Queue(Generic[T, R]):
@@ -96,7 +102,7 @@ class Queue(Generic[T, R]):
 
     def take(self, most: int) -> Batch[T, R]:
         """Remove the next items, as many as fit into a batch of `most`, the departed left out."""
-        batch: Batch[T, R] = Batch([], 0)
+        batch: Batch[T, R] = Batch()
         for items in self._levels:
             while item := self._first(items):
                 if batch.size + item.size > most:
@@ -157,7 +163,7 @@ class Batcher(Generic[T, R]):
         """How long batches take: the longest of late, in seconds."""
         self._full_took = math.inf
         """The same of full ones, as far as those show that are half full or more."""
-        self._wanted: float = 1
+        self._wanted = 1.0
         """The size of the queue for which a worker waits."""
         self._tight = -math.inf
         """What `Queue.tightest` must fall below for it to wait no longer."""
@@ -249,7 +255,7 @@ class Batcher(Generic[T, R]):
         if self._queue.size:
             self._arrived.set()
         else:  # whoever waits for a free worker has one, and need not be woken to wait again
-            self._wanted = 1
+            self._wanted = 1.0
 
     async def _next_batch(self) -> Batch[T, R]:
         while True:

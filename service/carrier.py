@@ -1,11 +1,12 @@
-"""What every front does for a call: count it, parse it, and turn its errors into statuses."""
+"""What every front does for a call: count it, parse it, and turn its errors into statuses.
+
+That of a streamed call is `service/stream_calls.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TypeVar
 
@@ -33,7 +34,6 @@ Source = TypeVar("Source")
 Answer = TypeVar("Answer")
 
 Unary = Callable[[bytes, float, str], Awaitable[bytes]]
-Stream = Callable[[AsyncIterator[bytes], float], AsyncGenerator[bytes, None]]
 
 
 class CallFailed(Exception):
@@ -65,7 +65,7 @@ class Carrier:
     def unary(self, rpc: Rpc) -> Unary:
         """One request, one response."""
         return self.translated(
-            rpc, lambda data: self._parse(rpc, data), lambda message: message.SerializeToString()
+            rpc, lambda data: self.parse(rpc, data), lambda message: message.SerializeToString()
         )
 
     def translated(
@@ -75,23 +75,22 @@ class Carrier:
 
         `read` may raise InvalidRequest: reading is part of the call, and counted as that.
         """
-        counts = self._counts(rpc)
+        counts = self.counts(rpc)
 
         async def carry(source: Source, deadline: float, authorization: str) -> Answer:
             start = monotonic()
             counts.started += 1
-            accepted = self._arrive()
+            accepted = self.arrive()
             code = Code.OK
             message: Message | None = None
             failure: CallFailed | None = None
             try:
                 if rpc.control:
                     self._gate.check(authorization)
-                message = self._read(read, source)
-                del source  # it may be large, and the message holds a copy
+                message = self.read(read, source)
                 return write(await rpc.call(message, deadline=deadline))
             except asyncio.CancelledError:
-                code = _gone(deadline)
+                code = gone(deadline)
                 raise
             except Exception as error:
                 failure = failed(error, _id(message))
@@ -100,42 +99,7 @@ class Carrier:
             finally:
                 failure = None  # else it and this frame would hold each other, and the message
                 counts.finish(code.name, monotonic() - start)
-                self._accepted -= accepted
-
-        return carry
-
-    def stream(self, rpc: Rpc) -> Stream:
-        """Many requests, or one, and many responses."""
-        counts = self._counts(rpc)
-
-        async def carry(
-            messages: AsyncIterator[bytes], deadline: float
-        ) -> AsyncGenerator[bytes, None]:
-            start = monotonic()
-            counts.started += 1
-            code = Code.OK
-            failure: CallFailed | None = None
-            accepted: deque[int] = deque()
-            try:
-                async with aclosing(self._call(rpc, messages, deadline, accepted)) as responses:
-                    async for response in responses:
-                        yield response.SerializeToString()
-                        if accepted:
-                            self._accepted -= accepted.popleft()
-                # grpcio ends the requests of a caller that has left a moment before it cancels.
-                if why_gone(deadline) == "deadline":
-                    code = Code.DEADLINE_EXCEEDED
-            except (asyncio.CancelledError, GeneratorExit):
-                code = _gone(deadline)
-                raise
-            except Exception as error:
-                failure = failed(error)
-                code = failure.code
-                raise failure from None
-            finally:
-                failure = None  # as above
-                counts.finish(code.name, monotonic() - start)
-                self._accepted -= sum(accepted)
+                self.answered(accepted)
 
         return carry
 
@@ -163,7 +127,7 @@ class Carrier:
         """Count a request that was refused before all of it had come."""
         self._metrics.rejected["queue_full"] += 1
 
-    def _counts(self, rpc: Rpc) -> MethodMetrics:
+    def counts(self, rpc: Rpc) -> MethodMetrics:
         """The counts of a method, the same for all that carry its calls."""
         name = (rpc.service, rpc.method)
         if name not in self._methods:
@@ -171,35 +135,27 @@ class Carrier:
             self._methods[name] = make(rpc.kind, rpc.service, rpc.method)
         return self._methods[name]
 
-    def _call(
-        self, rpc: Rpc, messages: AsyncIterator[bytes], deadline: float, accepted: deque[int]
-    ) -> AsyncGenerator[Message, None]:
-        def parse(data: bytes) -> Message:
-            return self._parse(rpc, data)
-
-        async def requests() -> AsyncIterator[Message]:
-            async for data in messages:
-                accepted.append(self._arrive())
-                yield self._read(parse, data)
-
-        responses: AsyncGenerator[Message, None] = rpc.call(requests(), deadline=deadline)
-        return responses
-
-    def _arrive(self) -> int:
+    def arrive(self) -> int:
         """Count a request; returns how much of it is to be answered before the end: 1, or 0."""
         self._arrived += 1
         accepted = 0 if self._draining else 1
         self._accepted += accepted
         return accepted
 
-    def _read(self, read: Callable[[Source], Message], source: Source) -> Message:
+    def answered(self, accepted: int) -> None:
+        """Count the end of as much as `arrive` returned."""
+        self._accepted -= accepted
+
+    def read(self, read: Callable[[Source], Message], source: Source) -> Message:
+        """What `read` makes of it; an InvalidRequest, which it may raise, is counted."""
         try:
             return read(source)
         except InvalidRequest:
             self._metrics.rejected["invalid"] += 1
             raise
 
-    def _parse(self, rpc: Rpc, data: bytes) -> Message:
+    def parse(self, rpc: Rpc, data: bytes) -> Message:
+        """The request of a method. Raises: InvalidRequest."""
         try:
             if len(data) > SMALL_MESSAGE and has_more_fields(data, self._max_fields, rpc.nested):
                 raise InvalidRequest(
@@ -216,9 +172,9 @@ def _id(message: Message | None) -> str:
     return getattr(message, "request_id", "") or getattr(message, "id", "")
 
 
-def _gone(deadline: float) -> Code:
-    gone = why_gone(deadline)
-    return Code.DEADLINE_EXCEEDED if gone == "deadline" else Code.CANCELLED
+def gone(deadline: float) -> Code:
+    """How a call ends that is cancelled."""
+    return Code.DEADLINE_EXCEEDED if why_gone(deadline) == "deadline" else Code.CANCELLED
 
 
 def failed(error: Exception, request_id: str = "") -> CallFailed:

@@ -219,7 +219,6 @@ class Channel:
         if not self.closed:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
-            del self._memory, self._arena
         jobs = [job for job, *_ in self._jobs.values()]
         self._jobs.clear()
         return jobs

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
 
 import numpy as np
 
@@ -48,21 +47,16 @@ class ImageClassifier:
             )
             return await self._classify(route, request, deadline)
 
-    async def classify_stream(
+    def classify_stream(
         self, requests: AsyncIterator[pb.ClassifyRequest], *, deadline: float = math.inf
     ) -> AsyncGenerator[pb.ClassifyStreamResponse, None]:
         """Answer each request of a stream in order; a failed one does not end the stream.
 
         Raises: TooManyStreams, before anything is read.
         """
-        responses = self._pipeline.stream(
-            requests,
-            lambda request: self._outcome(request, deadline),
-            _claim,
+        return self._pipeline.stream(
+            requests, lambda request: self._outcome(request, deadline), _claim
         )
-        async with aclosing(responses):
-            async for response in responses:
-                yield response
 
     async def list_models(
         self, request: pb.ListModelsRequest, *, deadline: float = math.inf

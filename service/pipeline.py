@@ -10,7 +10,7 @@ from collections.abc import (
     Callable,
     Iterator,
 )
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from time import monotonic
 from typing import TypeVar
 
@@ -37,7 +37,7 @@ from service.replies import Outcome, outcome, recall
 from service.repository import Repository, Route
 from service.served import ServedModel
 from service.shadow import Shadows
-from service.streaming import Claim, Window
+from service.streaming import Claim, Streams, Window
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -45,8 +45,6 @@ Answer = TypeVar("Answer")
 MAX_NAME = 128
 # A reply is put together on the event loop: a larger one would hold everybody else up.
 MAX_SCORES = 16_384
-# Streams are for staying open: room comes back less often than in a queue.
-STREAM_RETRY_SECONDS = 1.0
 # Of a model's queue: one stream alone must not fill it.
 STREAM_SHARE = 0.25
 # One that is refused at once, whose answer takes room all the same.
@@ -83,9 +81,8 @@ class Pipeline:
         self._decoder = decoder
         self._metrics = metrics
         self._max_images = max_images
-        self._max_streams = max_streams
+        self._streams = Streams(max_streams, metrics)
         self._shadows = Shadows()
-        self._streams = 0
         self._repository: Repository | None = None
         self._closed = "the service is starting"
 
@@ -188,7 +185,7 @@ class Pipeline:
         recalled = await answers.get(images.contents(), compute, deadline=deadline)
         return recall(recalled, runs, filling)
 
-    async def stream(
+    def stream(
         self,
         requests: AsyncIterator[Request],
         answer: Callable[[Request], Awaitable[Answer]],
@@ -200,20 +197,8 @@ class Pipeline:
 
         Raises: TooManyStreams, before anything is read.
         """
-        if self._streams >= self._max_streams:
-            self._metrics.rejected["too_many_streams"] += 1
-            raise TooManyStreams(
-                f"{self._streams:,} streams are open, the most there may be",
-                retry_after=STREAM_RETRY_SECONDS,
-            )
         window = Window(answer, lambda one: self._share(one, claim), STREAM_SHARE)
-        self._streams += 1
-        try:
-            async with aclosing(window.answers(requests)) as answers:
-                async for one in answers:
-                    yield one
-        finally:
-            self._streams -= 1
+        return self._streams.answers(window, requests)
 
     def _share(self, request: Request, claim: Callable[[Request], Claim]) -> float:
         """What part of its model's queue a request will take."""

@@ -20,7 +20,7 @@ from service.health import Health
 from service.methods import ImageClassifier
 from service.names import SERVICE
 from service.oip.table import CONTROLLED, INFERENCE, NESTED, OpenInference
-from service.pipeline import STREAM_RETRY_SECONDS
+from service.streaming import RETRY_SECONDS
 from service.wire import NONE, Nested
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -118,7 +118,7 @@ def _bounded(call: Stream, most: int) -> Stream:
         nonlocal opened
         if opened >= most:
             text = f"{opened:,} calls of this method are open, the most there may be"
-            raise TooManyStreams(text, retry_after=STREAM_RETRY_SECONDS)
+            raise TooManyStreams(text, retry_after=RETRY_SECONDS)
         opened += 1
         try:
             async with aclosing(call(requests, deadline=deadline)) as responses:

@@ -1,11 +1,21 @@
-"""Answering a stream: several requests at once, the answers in the order of the requests."""
+"""Answering a stream: several requests at once, the answers in the order of the requests.
+
+Not compiled: mypyc knows no asynchronous generators.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Generic, NamedTuple, TypeVar
+
+from service.errors import TooManyStreams
+from service.metrics import Metrics
+
+# Streams are for staying open: room comes back less often than in a queue.
+RETRY_SECONDS = 1.0
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -74,3 +84,28 @@ class Window(Generic[Request, Answer]):
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+class Streams:
+    """The streams that are open: `most` at most."""
+
+    def __init__(self, most: int, metrics: Metrics) -> None:
+        self._most = most
+        self._metrics = metrics
+        self._open = 0
+
+    async def answers(
+        self, window: Window[Request, Answer], requests: AsyncIterator[Request]
+    ) -> AsyncGenerator[Answer, None]:
+        """As those of the window. Raises: TooManyStreams, before anything is read."""
+        if self._open >= self._most:
+            self._metrics.rejected["too_many_streams"] += 1
+            text = f"{self._open:,} streams are open, the most there may be"
+            raise TooManyStreams(text, retry_after=RETRY_SECONDS)
+        self._open += 1
+        try:
+            async with aclosing(window.answers(requests)) as answers:
+                async for one in answers:
+                    yield one
+        finally:
+            self._open -= 1

@@ -12,7 +12,7 @@ from time import monotonic
 
 import structlog
 
-from service.carrier import CallFailed, Carrier, Stream, Unary, failed
+from service.carrier import CallFailed, Carrier, Unary, failed
 from service.errors import RequestError
 from service.fronts.exchange import Exchange, Message, Receive, Send
 from service.fronts.framing import Frames, timeout_seconds
@@ -23,6 +23,7 @@ from service.rest.routes import serves
 from service.rpcs import Rpc
 from service.settings import Settings
 from service.status import UNKNOWN_TEXT, Code
+from service.stream_calls import Stream, carried
 
 NOT_GRPC = error_response(
     415, "this port speaks gRPC, gRPC-Web, JSON by POST to /SERVICE/METHOD, and REST below /v2"
@@ -55,7 +56,7 @@ class AsgiFront:
             if rpc.kind == "unary":
                 self._unary[path] = carrier.unary(rpc)
             else:
-                self._stream[path] = carrier.stream(rpc)
+                self._stream[path] = carried(carrier, rpc)
 
     async def close(self) -> None:
         """Nothing to do: the port is Envoy's."""

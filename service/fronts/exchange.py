@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -102,17 +102,20 @@ class Exchange:
             raise too_large(most)
         return b"".join(chunks)
 
-    async def messages(self, frames: Frames) -> AsyncGenerator[bytes, None]:
-        """The messages of a stream. Raises: CallFailed, InvalidRequest, QueueFull."""
-        while True:
-            while (message := frames.take()) is not None:
-                self._holding.hold(0)  # and the next one has ten seconds of its own
-                yield message
+    def messages(self, frames: Frames) -> Messages:
+        """The messages of a stream. Raises in turn: CallFailed, InvalidRequest, QueueFull."""
+        return Messages(self, frames)
+
+    async def next_message(self, frames: Frames) -> bytes | None:
+        """The next message of a stream; None at its end. Raises: as `messages`."""
+        while (message := frames.take()) is None:
             if self._ended and not self._chunks:
                 frames.end()
-                return
+                return None
             self._holding.hold(frames.size)
             frames.feed(await self._next())
+        self._holding.hold(0)  # and the next one has ten seconds of its own
+        return message
 
     def watch(self, deadline: float) -> None:
         """Cancel this task when the deadline has passed or the caller has left."""
@@ -236,3 +239,19 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+
+
+class Messages:
+    """Those of a stream, as they come."""
+
+    def __init__(self, call: Exchange, frames: Frames) -> None:
+        self._call, self._frames = call, frames
+
+    def __aiter__(self) -> Messages:
+        return self
+
+    async def __anext__(self) -> bytes:
+        message = await self._call.next_message(self._frames)
+        if message is None:
+            raise StopAsyncIteration
+        return message

@@ -10,12 +10,13 @@ from typing import Any, NoReturn
 
 import grpc
 
-from service.carrier import CallFailed, Carrier, Stream, Unary
+from service.carrier import CallFailed, Carrier, Unary
 from service.errors import UsageError
 from service.fronts import access_log
 from service.fronts.limits import MAX_CALLS
 from service.rpcs import Rpc
 from service.settings import Settings
+from service.stream_calls import Stream, carried
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler, which takes type arguments in its stubs only
@@ -62,7 +63,7 @@ class GrpcioFront:
             return grpc.unary_unary_rpc_method_handler(
                 access_log.logged_unary(path, unary) if self._access_log else unary
             )
-        stream = _stream(carrier.stream(rpc))
+        stream = _stream(carried(carrier, rpc))
         # On the wire, one request is a stream that ends after it.
         return grpc.stream_stream_rpc_method_handler(
             access_log.logged_stream(path, stream) if self._access_log else stream

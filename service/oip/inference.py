@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from time import monotonic
 
 from service.errors import DeadlineExceeded
@@ -56,19 +55,16 @@ class Inference:
                     f"the request's timeout of {microseconds:,} microseconds has passed"
                 ) from None
 
-    async def model_stream_infer(
+    def model_stream_infer(
         self, requests: AsyncIterator[pb.ModelInferRequest], *, deadline: float = math.inf
     ) -> AsyncGenerator[pb.ModelStreamInferResponse, None]:
         """Answer each request of a stream in order; a failed one does not end the stream.
 
         Raises: TooManyStreams, before anything is read.
         """
-        responses = self._pipeline.stream(
+        return self._pipeline.stream(
             requests, lambda request: self._outcome(request, deadline), _claim
         )
-        async with aclosing(responses):
-            async for response in responses:
-                yield response
 
     async def _infer(
         self, route: Route, request: pb.ModelInferRequest, deadline: float

@@ -15,6 +15,7 @@ from service.gate import Gate
 from service.metrics import Metrics
 from service.names import SERVICE
 from service.rpcs import Kind, Rpc
+from service.stream_calls import carried
 
 
 class Content:
@@ -55,7 +56,7 @@ def test_what_a_failed_call_held_is_freed_at_once(kind: Kind, waits: bool) -> No
             if kind == "unary":
                 await carrier.unary(rpc)(b"", math.inf, "")
             else:
-                await anext(carrier.stream(rpc)(messages(), math.inf))
+                await anext(carried(carrier, rpc)(messages(), math.inf))
         except CallFailed as failure:
             return str(failure)
         return "no error"

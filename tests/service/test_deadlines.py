@@ -15,6 +15,7 @@ from service.gate import Gate
 from service.metrics import Metrics
 from service.names import SERVICE
 from service.rpcs import Rpc
+from service.stream_calls import carried
 
 HANDLED = "grpc_server_handled_total"
 
@@ -45,7 +46,7 @@ def test_a_stream_whose_requests_end_with_its_deadline_is_no_success(
 
     async def run() -> list[bytes]:
         rpc = Rpc(SERVICE, "ClassifyStream", "bidi_stream", pb.ClassifyRequest, call)
-        carry = Carrier(metrics, Gate(None), max_images=1).stream(rpc)
+        carry = carried(Carrier(metrics, Gate(None), max_images=1), rpc)
         return [response async for response in carry(messages(), monotonic() + left)]
 
     metrics = Metrics()

@@ -130,11 +130,12 @@ def test_a_stream_that_is_dropped_does_not_go_on_with_a_hole() -> None:
 
 @pytest.mark.usefixtures("no_collector")
 def test_nothing_is_left_of_an_exchange() -> None:
-    async def run() -> weakref.ref[Exchange]:
-        exchange = Exchange(in_parts(WHOLE[:-1], WHOLE[-1:]), nowhere, Intake(100))
+    async def run() -> weakref.ref[Callable[[], object]]:
+        caller = in_parts(WHOLE[:-1], WHOLE[-1:])
+        exchange = Exchange(caller, nowhere, Intake(100))
         await exchange.only_message(Frames(b"identity", 1000), math.inf)
         exchange.close()
-        return weakref.ref(exchange)
+        return weakref.ref(caller)  # which nothing but the exchange still holds
 
     assert asyncio.run(run())() is None
 
