@@ -192,6 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--in-flight", type=int, default=1024, help="images")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, about")
+    parser.add_argument(
+        "--interpreted", action="store_true", help="measure the service as it is, not compiled"
+    )
     parser.add_argument("--check", action="store_true", help="only see whether there is a GPU")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("service", nargs="*", help="options of convoy-serve, after --")
@@ -226,7 +229,7 @@ def compare(
     both = loads(bundle, options.in_flight, min(32, batch))
     models, told = bundle.path.parents[1], ("--device", options.device, *QUEUE)
     told = (*told, "--max-batch-size", str(batch), *options.service)
-    with convoy_serve(models, *told) as server:
+    with convoy_serve(models, *told, compiled=not options.interpreted) as server:
         found = measure_all(bundle, server, contender, both, options.rounds, options.seconds)
     text = (
         f"{describe(device)}; bare: batches of {batch}, {plan}; {options.rounds} interleaved "

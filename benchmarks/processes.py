@@ -21,6 +21,7 @@ from service.ready import wait_until_ready
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = "/convoy.v1.ImageClassifier/"
+COMPILED = ROOT / "build" / "compiled"
 PATIENCE = 120.0  # seconds that a server may take to start
 GRACE = 5.0  # seconds that it may take to end
 
@@ -118,19 +119,33 @@ def started(command: Sequence[str], **options: object) -> Iterator[subprocess.Po
 
 
 @contextmanager
-def convoy_serve(models: Path, *arguments: str, module: str = "service.cli") -> Iterator[Server]:
-    """Run the service on free ports until the end of the block."""
-    command = [sys.executable, "-m", module, "--models", str(models), "--device", "cpu"]
+def convoy_serve(models: Path, *arguments: str, compiled: bool = True) -> Iterator[Server]:
+    """Run the service on free ports until the end of the block, compiled as in the image or not.
+
+    Raises: SystemExit where it does not start, or is to be compiled first.
+    """
+    command = [sys.executable, "-m", "service.cli", "--models", str(models), "--device", "cpu"]
     command += ["--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", *arguments]
-    with started(command, stderr=subprocess.PIPE) as process:
+    environment = {**os.environ, **(_compiled() if compiled else {})}
+    with started(command, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stderr is not None
         try:
             ready = wait_until_ready(process.stderr)[-1]
         except StartupError as error:
-            raise SystemExit(f"{module} did not start: {error}") from None
+            raise SystemExit(f"convoy-serve did not start: {error}") from None
         # A pipe that nobody reads would stop the service once it is full.
         threading.Thread(target=process.stderr.read, daemon=True).start()
         yield Server(process.pid, ready["grpc_address"], ready["http_address"])
+
+
+def _compiled() -> dict[str, str]:
+    """What has Python import the compiled modules. Raises: SystemExit where they are outdated."""
+    stamp = COMPILED.with_suffix(".stamp")
+    made = stamp.stat().st_mtime if stamp.exists() else 0.0
+    sources = (file for name in ("convoy", "service") for file in (ROOT / name).rglob("*.py"))
+    if any(file.stat().st_mtime > made for file in sources):
+        raise SystemExit("what is measured is the compiled service: run make compiled")
+    return {"PYTHONPATH": str(COMPILED), "PYTHONSAFEPATH": "1"}
 
 
 @contextmanager

@@ -5,9 +5,10 @@
 Bare is a loop in one process, without a server: decode in as many threads as there are processors,
 run in batches of 32. The service gets the same files over loopback from a C client (h2load) on the
 same processors: one image a request (unary), streams of 64 one-image messages (streamed), many
-images a request (multi-image). The prototype and the uncounted service show what checks and metrics
-cost, plain Pillow what the decoder saves. Rounds are interleaved; figures are their medians.
-Then unary calls are measured by the number in flight, and drawn. The networks are untrained.
+images a request (multi-image). The prototype shows what checks and metrics cost, the interpreted
+service what compiling brings, plain Pillow what the decoder saves. Rounds are interleaved; figures
+are medians. Then unary calls are measured by the number in flight, and drawn. The networks are
+untrained.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import argparse
 import io
 import statistics
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -37,11 +37,11 @@ from benchmarks.workloads import Contender, Workload, bare, hardware, workloads
 from convoy.bundle import Bundle
 from convoy.imaging import InputSpec
 from convoy.v1 import image_classifier_pb2 as pb
-from service.metrics import Metrics
 
 STREAM_MESSAGES = 64
 LARGE = 10**6  # bytes of a photo where it matters how it is decoded
-YARDSTICKS = ("prototype, unary", "uncounted, unary")
+SMALL = "small-cnn"  # the one that the yardsticks serve
+YARDSTICKS = ("prototype, unary", "interpreted, unary")
 
 
 def served(
@@ -73,7 +73,7 @@ def require_answers(servers: Iterable[Server], request: pb.ClassifyRequest) -> N
 
 
 def contenders(
-    load: Workload, bundle: Bundle, ours: Server, plain: Server, uncounted: Server, folder: Path
+    load: Workload, bundle: Bundle, ours: Server, plain: Server, interpreted: Server, folder: Path
 ) -> list[Contender]:
     """Everything that is measured on one workload."""
     messages = STREAM_MESSAGES if load.in_flight > 8 else 8
@@ -101,7 +101,9 @@ def contenders(
     if len(load.image.encoded) > LARGE:
         found.append(bare(bundle, load, "bare, plain Pillow", plain_pillow))
     if not load.encoded:
-        found += [served(YARDSTICKS[0], plain, *unary), served(YARDSTICKS[1], uncounted, *unary)]
+        found.append(served(YARDSTICKS[0], plain, *unary))
+    if load.network == SMALL:
+        found.append(served(YARDSTICKS[1], interpreted, *unary))
     return found
 
 
@@ -139,24 +141,6 @@ def measure(found: list[Contender], rounds: int, seconds: float) -> list[dict[st
     ]
 
 
-def counting_us(calls: int = 100_000) -> float:
-    """Microseconds that counting one unary call takes, by the service's own counters."""
-    metrics = Metrics()
-    method = metrics.method("unary", "service", "method")
-    model = metrics.model("model", 1, precision="fp32", provider="cpu")
-    start = time.perf_counter()
-    for _ in range(calls):
-        method.started += 1
-        metrics.in_flight += 1
-        for stage in ("queue", "compute", "answer"):
-            model.stages[stage].observe(0.001)
-        model.batch_size.observe(1)
-        model.images += 1
-        metrics.in_flight -= 1
-        method.finish("OK", 0.001)
-    return (time.perf_counter() - start) / calls * 1e6
-
-
 def table(results: dict[str, list[dict[str, object]]]) -> str:
     """The results as Markdown."""
     lines = [
@@ -175,7 +159,7 @@ def table(results: dict[str, list[dict[str, object]]]) -> str:
 
 
 def ratios(results: dict[str, list[dict[str, object]]]) -> str:
-    """What checks and metrics cost: unary calls beside the prototype's and the uncounted."""
+    """Unary calls beside the prototype's, and beside those of the service that is not compiled."""
     return "\n".join(
         f"{name}: unary is {row['unary_to_it']:.2f} times as fast as {row['contender']}, "
         f"for {row['unary_cpu_to_its']:.2f} times the server CPU"
@@ -201,23 +185,20 @@ def main() -> None:
         models, arguments = folder / "models", options.service
         bundles = write_bundles(models)
         ours = stack.enter_context(convoy_serve(models, *arguments))
-        plain = stack.enter_context(prototype(bundles["small-cnn"].model_path))
-        write_bundles(folder / "small", ["small-cnn"])
-        uncounted = stack.enter_context(
-            convoy_serve(folder / "small", *arguments, module="benchmarks.uncounted")
+        plain = stack.enter_context(prototype(bundles[SMALL].model_path))
+        write_bundles(folder / "small", [SMALL])
+        interpreted = stack.enter_context(
+            convoy_serve(folder / "small", *arguments, compiled=False)
         )
         loads = workloads()
-        require_answers((ours, plain, uncounted), loads[0].request())
+        require_answers((ours, plain, interpreted), loads[0].request())
         for load in loads:
-            found = contenders(load, bundles[load.network], ours, plain, uncounted, folder)
+            found = contenders(load, bundles[load.network], ours, plain, interpreted, folder)
             results[load.name] = measure(found, options.rounds, options.seconds)
             curves[load.name] = measure_curve(ours, load, folder, options.seconds)
             print(table({load.name: results[load.name]}), flush=True)
-        require_answers((ours, plain, uncounted), loads[0].request())
-    text = (
-        f"{options.rounds} interleaved rounds\n\n{table(results)}\n\n{ratios(results)}\n"
-        f"Counting one call takes {counting_us():.1f} us."
-    )
+        require_answers((ours, plain, interpreted), loads[0].request())
+    text = f"{options.rounds} interleaved rounds\n\n{table(results)}\n\n{ratios(results)}"
     points = {name: [asdict(point) for point in curve] for name, curve in curves.items()}
     path = write(options.out, "cpu-throughput", text, {"contenders": results, "curves": points})
     bare_rates = {name: rows[0]["images_per_second"] for name, rows in results.items()}

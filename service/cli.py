@@ -37,10 +37,16 @@ def _log_start(settings: Settings) -> None:
     import structlog
 
     from service import logs
+    from service.compiled import is_compiled
 
     logs.configure(settings.log_level, settings.log_format)
     log = structlog.get_logger()
-    log.info("starting", version=version("convoy"), **settings.model_dump(mode="json"))
+    log.info(
+        "starting",
+        version=version("convoy"),
+        compiled=is_compiled(),
+        **settings.model_dump(mode="json"),
+    )
 
 
 def _serve(settings: Settings) -> int:

@@ -12,12 +12,24 @@ from pathlib import Path
 import pytest
 
 from convoy.processors import processor_count
+from service.compiled import is_compiled
 from service.fronts import envoy
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 FRONTS = ["grpcio", "envoy"]
 PACKED = Path(os.environ.get("CONVOY_DATA", ROOT.parent / "shared" / "data"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Guards `make test-compiled` against testing the wrong modules."""
+    parser.addoption("--compiled", action="store_true", help="the service must be compiled")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Stop where what is asked for is not what would be tested."""
+    if config.getoption("--compiled") and not is_compiled():
+        raise pytest.UsageError("--compiled: the service is interpreted; see `make test-compiled`")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,7 +18,7 @@ from tests.bundles import make_bundle, solid
 def test_each_delay_is_measured_with_each_number_in_flight(tmp_path: Path) -> None:
     load = Workload("photo", "tiny", pb.Image(encoded=solid("red")), 1, 1, 1)
     models = make_bundle(tmp_path / "models").model_path.parents[2]
-    with convoy_serve(models) as server:
+    with convoy_serve(models, compiled=False) as server:
         rows = sweep(dict.fromkeys(DELAYS[:2], server), load, rounds=2, seconds=0.01)
     keys = [(row.in_flight, row.delay) for row in rows]
     assert keys == [(count, delay) for count in IN_FLIGHT for delay in DELAYS[:2]]

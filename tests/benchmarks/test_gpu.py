@@ -15,7 +15,13 @@ from tests.bundles import make_bundle
 @pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is missing")
 def test_everything_is_measured(tmp_path: Path) -> None:
     options = Namespace(
-        device="cpu", batches=[2, 4], in_flight=8, rounds=1, seconds=0.05, service=[]
+        device="cpu",
+        batches=[2, 4],
+        in_flight=8,
+        rounds=1,
+        seconds=0.05,
+        interpreted=True,
+        service=[],
     )
     device = choose_device("cpu")
     text, found = compare(make_bundle(tmp_path), device, options)

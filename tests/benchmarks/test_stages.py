@@ -30,7 +30,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle) -> Iterator[Server]:
-    with convoy_serve(bundle.model_path.parents[2]) as running:
+    with convoy_serve(bundle.model_path.parents[2], compiled=False) as running:
         yield running
 
 

@@ -49,6 +49,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
             "arena",
             "awake",
             "backoff",
+            "compiled",
             "cuda",
             "drift",
             "errors",

@@ -51,9 +51,11 @@ def requirements(project: dict[str, Any], extra: str | None = None) -> list[Requ
 
 
 def test_base_images_have_a_full_version(stages: list[Stage]) -> None:
-    assert len(stages) == 2
-    for stage in stages:
-        assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", stage.image)
+    build, final = (re.fullmatch(r"python:(3\.\d+\.\d+)-(slim-)?\w+", one.image) for one in stages)
+    assert build is not None
+    assert final is not None
+    assert final[2]
+    assert build[1] == final[1]  # it takes no extensions of another Python
 
 
 def test_every_source_exists_and_is_sent_to_the_builder(stages: list[Stage], root: Path) -> None:
@@ -91,7 +93,7 @@ def test_installs_nothing_of_training(stages: list[Stage], pinned: dict[str, str
     assert not FORBIDDEN & set(pinned)
 
 
-@pytest.mark.parametrize("extra", [None, "serve", "gpu"])
+@pytest.mark.parametrize("extra", [None, "serve", "gpu", "compile"])
 def test_pins_everything_at_versions_the_project_allows(
     project: dict[str, Any], pinned: dict[str, str], extra: str | None
 ) -> None:
