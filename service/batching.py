@@ -167,7 +167,8 @@ class Batcher(Generic[T, R]):
         """The size of the queue for which a worker waits."""
         self._tight = -math.inf
         """What `Queue.tightest` must fall below for it to wait no longer."""
-        self._arrived = asyncio.Event()
+        self._arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """What a worker waits for, until it is."""
         self._closed = False
         self._concurrency = concurrency
         self._running = 0
@@ -202,7 +203,7 @@ class Batcher(Generic[T, R]):
         item: Item[T, R] = Item(payload, size, deadline, result, enqueued=self._clock())
         self._queue.put(item, level)
         if self._queue.size >= self._wanted or item.enqueued + deadline < self._tight:
-            self._arrived.set()
+            self._wake()
         try:
             await item.result
         except asyncio.CancelledError:
@@ -214,7 +215,7 @@ class Batcher(Generic[T, R]):
     def flush(self) -> None:
         """From now on close every batch as soon as a worker is free."""
         self._max_delay = 0.0
-        self._arrived.set()
+        self._wake()
 
     async def close(self) -> None:
         """Stop; whoever still waits, or comes later, gets NotServing."""
@@ -253,7 +254,7 @@ class Batcher(Generic[T, R]):
         self._running -= 1
         self._at_hand = 0
         if self._queue.size:
-            self._arrived.set()
+            self._wake()
         else:  # whoever waits for a free worker has one, and need not be woken to wait again
             self._wanted = 1.0
 
@@ -312,10 +313,18 @@ class Batcher(Generic[T, R]):
         At most `patience` seconds.
         """
         self._wanted, self._tight = wanted, tight
-        self._arrived.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self._arrived.wait()
+        loop = asyncio.get_running_loop()
+        self._arrived = loop.create_future()
+        timer = loop.call_later(patience, self._wake) if patience is not None else None
+        try:
+            await self._arrived
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if not self._arrived.done():
+            self._arrived.set_result(None)
 
     def _resolve(self, batch: Batch[T, R], results: Sequence[R | Exception]) -> None:
         """Give each item its own result; one that has left must not disturb the others."""
