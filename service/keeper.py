@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial, wraps
 from pathlib import Path
-from time import monotonic
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
@@ -14,21 +13,20 @@ import structlog
 from convoy.bundle import list_versions
 from service import models_file
 from service.cache import Store
-from service.devices import Device, NoCudaError
+from service.devices import Device
 from service.errors import LoadFailed, ModelNotFound, UnfitError, UsageError
 from service.loading import open_bundle
-from service.memory import trim
 from service.metrics import Metrics
 from service.models_file import STABLE, Challenger, ModelConfig, read_models_file
-from service.opening import open_model
 from service.repository import Absent, Entry, Repository, State
+from service.retirement import Retirement
 from service.served import ServedModel
 from service.settings import Settings
 from service.shares import Shares
+from service.versions import Terms, Versions
 
 log = structlog.get_logger()
 
-Fingerprint = tuple[tuple[str, int, int], ...]
 # Of the labels in `models.toml`: the folder, a name and a version.
 Change = Callable[[Path, str, int], None]
 
@@ -49,15 +47,6 @@ def whole(
         return await asyncio.shield(task)
 
     return run
-
-
-class Failure(NamedTuple):
-    """Why a version does not serve, and of what: it may with others."""
-
-    files: Fingerprint
-    settings: Settings
-    background: bool
-    reason: str
 
 
 class Ended(NamedTuple):
@@ -85,18 +74,15 @@ class Keeper:
         self.repository = Repository(settings.default_model)
         self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
-        self._device = device
         self._metrics = metrics
-        self._shares = shares
-        self._store = store
         self.lock = asyncio.Lock()
         """Held while something changes."""
+        self._versions = Versions(self.repository, device, metrics, shares, store)
+        self._retirement = Retirement(self.repository, metrics, self.lock)
         self._started = False
         self._configs: dict[str, ModelConfig] = {}
         self._unloaded: set[str] = set()
-        self._failed: dict[tuple[str, int], Failure] = {}
         self._ended: dict[str, Ended] = {}
-        self._retiring: dict[asyncio.Task[None], ServedModel] = {}
 
     async def start(self) -> None:
         """Load all that is to serve.
@@ -146,7 +132,7 @@ class Keeper:
             raise LoadFailed(str(error)) from None
         self._unloaded.discard(name)
         self._ended.pop(name, None)
-        self._forget_failures(name)
+        self._versions.forget(name)
         broken = await self._refresh(name, every[name])
         reasons = self.repository.reasons(name)
         if broken or reasons:
@@ -160,12 +146,12 @@ class Keeper:
         """
         entry = self._entry(name)
         self._unloaded.add(name)
-        self._forget_failures(name)
+        self._versions.forget(name)
         self.repository.remove(name)
         for version in entry.versions:
             self.repository.absent[name, version] = Absent(State.UNLOADED)
         log.info("unloaded", model=name)
-        self._let_go(entry.versions.values())
+        self._retirement.let_go(entry.versions.values())
         self.on_change()
 
     @whole
@@ -218,7 +204,7 @@ class Keeper:
     @property
     def models(self) -> list[ServedModel]:
         """All that are in memory: those that serve, and those with requests to finish."""
-        return [*self.repository, *self._retiring.values()]
+        return [*self.repository, *self._retirement]
 
     def on_trial(self, model: ServedModel) -> bool:
         """Whether a model is the challenger of another."""
@@ -229,8 +215,7 @@ class Keeper:
 
     async def close(self) -> None:
         """Close every model."""
-        for task in self._retiring:
-            task.cancel()
+        self._retirement.cancel()
         for model in self.models:
             await model.close()
 
@@ -270,10 +255,6 @@ class Keeper:
         self._read_file(found)
         await self._refresh(name, found.get(name, []))
 
-    def _forget_failures(self, name: str) -> None:
-        for key in [key for key in self._failed if key[0] == name]:
-            del self._failed[key]
-
     async def _refresh(self, name: str, found: list[int]) -> UnfitError | None:
         """Have this name served as it should be; returns why that is not so."""
         config = self._configs.get(name, ModelConfig())
@@ -291,7 +272,7 @@ class Keeper:
             self.repository.absent[name, ended.terms.version] = absent
         entry = choose(name, config, models, old)
         if entry is None:
-            self._let_go(models.values())
+            self._retirement.let_go(models.values())
             return UnfitError(f"{self._settings.models / name}: {self._why(name, config, models)}")
         self._serve(entry, old)
         return None
@@ -311,7 +292,9 @@ class Keeper:
         for counter in (self._metrics.loads_failed, self._metrics.challengers_ended):
             counter[entry.name] += 0
         before = {} if old is None else old.versions
-        self._let_go([one for one in before.values() if one not in entry.versions.values()])
+        self._retirement.let_go(
+            [one for one in before.values() if one not in entry.versions.values()]
+        )
         if entry != old:
             versions = sorted(entry.versions)
             log.info("serving", model=entry.name, version=entry.live, versions=versions)
@@ -330,91 +313,17 @@ class Keeper:
             counts = version != config.trial and newest > 0
             if not counts and version not in named:
                 continue
-            model = await self._have(name, version, config, old)
+            model = await self._versions.have(
+                name,
+                version,
+                Terms(config.settings(self._settings), config.shadows(version)),
+                old.versions.get(version) if old else None,
+                beside=self._started and bool(self.models),
+            )
             if model is not None:
                 models[version] = model
                 newest -= counts
         return models
-
-    async def _have(
-        self, name: str, version: int, config: ModelConfig, old: Entry | None
-    ) -> ServedModel | None:
-        """A version that is fit: the one that serves already, or loaded now."""
-        settings = config.settings(self._settings)
-        background = config.shadows(version)
-        model = old.versions.get(version) if old else None
-        if model is not None and (model.settings, model.background) == (settings, background):
-            return model
-        path = self._settings.models / name / str(version)
-        tried = (_fingerprint(path), settings, background)
-        failure = self._failed.get((name, version))
-        if failure is None or failure[:-1] != tried:
-            self.repository.absent[name, version] = Absent(State.LOADING)
-            loaded = await self._load(path, settings, background=background)
-            if not isinstance(loaded, str):
-                del self.repository.absent[name, version]
-                self._failed.pop((name, version), None)
-                return loaded
-            failure = self._failed[name, version] = Failure(*tried, loaded)
-            self._metrics.loads_failed[name] += 1
-            log.error("unfit", model=name, version=version, reason=loaded)
-        self.repository.absent[name, version] = Absent(State.UNFIT, failure.reason)
-        # With other limits than it should have, rather than not at all.
-        return model if model is not None and model.background == background else None
-
-    async def _load(self, path: Path, settings: Settings, *, background: bool) -> ServedModel | str:
-        """A version that has passed every check, or why it has not."""
-        begin = monotonic()
-        limit = settings.load_timeout
-        beside = self._started and bool(self.models)
-        try:
-            async with asyncio.timeout(limit):
-                bundle, slots = await open_model(
-                    path, self._device, settings, beside=beside, background=background
-                )
-        except NoCudaError:
-            raise  # the same for every model
-        except TimeoutError:
-            return (
-                f"{path}: not loaded within {limit:g} s; raise --load-timeout if it is slow, and "
-                "restart the service if its processors are still busy with it"
-            )
-        except UnfitError as error:
-            return str(error)
-        except Exception:
-            log.exception("load_crashed", folder=str(path))
-            return "loading it failed; the server's log has the detail"
-        manifest = bundle.manifest
-        counted = self._metrics.model(
-            manifest.name,
-            manifest.version,
-            precision=manifest.precision,
-            provider=self._device.provider,
-        )
-        counted.load_seconds = monotonic() - begin
-        return ServedModel(
-            bundle,
-            slots,
-            settings,
-            counted,
-            self._shares,
-            background=background,
-            store=self._store,
-        )
-
-    def _let_go(self, models: Iterable[ServedModel]) -> None:
-        for model in models:
-            task = asyncio.create_task(self._retire(model))
-            self._retiring[task] = model
-            task.add_done_callback(self._retiring.pop)
-
-    async def _retire(self, model: ServedModel) -> None:
-        await model.retire()
-        await asyncio.to_thread(trim)
-        async with self.lock:  # a load under way may be going on with its figures
-            if all(one.metrics is not model.metrics for one in self.repository):
-                self._metrics.forget(model.metrics)
-        log.info("closed", model=model.manifest.name, version=model.manifest.version)
 
 
 def choose(
@@ -441,13 +350,3 @@ def choose(
         {label: version for label, version in config.labels.items() if version in versions},
         config.challenger if trial in versions and trial != live else None,
     )
-
-
-def _fingerprint(path: Path) -> Fingerprint:
-    """What changes when a file of a folder does: names, sizes, times."""
-    try:
-        return tuple(
-            sorted((one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in path.iterdir())
-        )
-    except OSError:
-        return ()
