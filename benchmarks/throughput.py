@@ -40,7 +40,7 @@ from convoy.v1 import image_classifier_pb2 as pb
 
 STREAM_MESSAGES = 64
 LARGE = 10**6  # bytes of a photo where it matters how it is decoded
-SMALL = "small-cnn"  # the one that the yardsticks serve
+SMALL = "small-cnn"
 YARDSTICKS = ("prototype, unary", "interpreted, unary")
 
 
@@ -186,10 +186,7 @@ def main() -> None:
         bundles = write_bundles(models)
         ours = stack.enter_context(convoy_serve(models, *arguments))
         plain = stack.enter_context(prototype(bundles[SMALL].model_path))
-        write_bundles(folder / "small", [SMALL])
-        interpreted = stack.enter_context(
-            convoy_serve(folder / "small", *arguments, compiled=False)
-        )
+        interpreted = stack.enter_context(convoy_serve(models, *arguments, compiled=False))
         loads = workloads()
         require_answers((ours, plain, interpreted), loads[0].request())
         for load in loads:
