@@ -15,7 +15,7 @@ import structlog
 
 from service.backoff import Backoff
 from service.errors import UnfitError, UsageError
-from service.fronts.envoy import CONTROL, command, environment
+from service.fronts.envoy import CONTROL, FOLDER, command, environment
 from service.settings import WITH_SECRETS, Settings
 
 # Beyond the drain timeout, for a process that does not even end.
@@ -47,6 +47,7 @@ class Supervisor:
         self._settings = settings.model_copy(update=changes)
         self._command = command(self._settings, admin)
         self._process: Process | None = None
+        self._here = os.open(".", os.O_PATH)
         self._backoff = Backoff()
         self._stop = asyncio.Event()
 
@@ -98,11 +99,14 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
+                fds = {CONTROL: theirs.fileno(), FOLDER: self._here}
                 self._process = process = await asyncio.create_subprocess_exec(
                     *self._command,
                     stdin=asyncio.subprocess.DEVNULL,
-                    env={**self._environment, CONTROL: str(theirs.fileno())},
-                    pass_fds=(theirs.fileno(),),
+                    env={**self._environment, **{name: str(fd) for name, fd in fds.items()}},
+                    pass_fds=tuple(fds.values()),
+                    # pyvoy looks for modules in the working directory first.
+                    cwd=self._folder.name,
                     # The signals of a terminal are for this process alone.
                     start_new_session=True,
                 )

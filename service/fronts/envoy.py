@@ -19,9 +19,10 @@ from service.names import SERVICE
 from service.settings import Settings
 
 APPLICATION = "service.application:application"
-# Inherited by the process: the descriptor of the socket to the one that watches it, and the path
-# where Envoy's admin interface listens.
+# Inherited by the process: the descriptor of the socket to the one that watches it, that of the
+# working directory, and the path where Envoy's admin interface listens.
 CONTROL = "CONVOY_CONTROL_FD"
+FOLDER = "CONVOY_FOLDER_FD"
 ADMIN = "CONVOY_ENVOY_ADMIN"
 
 # As many as the smallest answers that may go together in one.
@@ -83,7 +84,7 @@ def environment(admin: str) -> dict[str, str]:
         **os.environ,
         ADMIN: admin,
         PYTHON: sys.executable,
-        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
         "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
         "LD_PRELOAD": f"{library}:{preload}" if preload else library,
     }

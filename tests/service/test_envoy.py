@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
+from service.compiled import is_compiled
 from service.fronts.framing import Frames, frame
 from service.ready import wait_until_ready
 from tests.bundles import make_bundle, solid
@@ -128,6 +129,26 @@ def test_after_a_crash_it_exits_when_told_to(models: Path) -> None:
         os.kill(server.serving_process(), signal.SIGKILL)
         assert server.process is not None
         assert server.process.wait(PATIENCE) == 1
+
+
+def test_modules_of_the_working_directory_are_not_taken_for_its_own(
+    models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "models").symlink_to(models)
+    for name in ("service", "numpy", "simplejpeg"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    # A command that pip has installed does not look there.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    with (
+        server_process(Path("models"), cwd=tmp_path, env=environment) as server,
+        server.stub() as stub,
+    ):
+        assert stub.Classify(ONE, timeout=PATIENCE).predictions
+
+
+def test_envoy_runs_the_same_modules(server: Running) -> None:
+    mapped = Path(f"/proc/{server.serving_process()}/maps").read_text()
+    assert ("__mypyc" in mapped) == is_compiled()
 
 
 def test_a_signal_for_envoy_itself_loses_nothing(models: Path) -> None:
