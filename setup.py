@@ -1,4 +1,4 @@
-"""Compiles the modules that every request passes through, where CONVOY_COMPILE is set.
+"""Compiles the modules that every request passes through, where CONVOY_COMPILE is 1.
 
 mypyc makes C extensions of them as they are; needed are the extra `compile`, a C compiler and the
 headers of Python. Compiled or not, they do the same. All else about the package stands in
@@ -47,7 +47,7 @@ HOT_PATH = [
 
 def extensions() -> list[object]:
     """What setuptools is to build."""
-    if not os.environ.get("CONVOY_COMPILE"):
+    if os.environ.get("CONVOY_COMPILE") != "1":
         return []
     from mypyc.build import mypycify
 

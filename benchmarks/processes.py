@@ -130,7 +130,9 @@ def convoy_serve(models: Path, *arguments: str, compiled: bool = True) -> Iterat
     with started(command, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stderr is not None
         try:
-            ready = wait_until_ready(process.stderr)[-1]
+            *events, ready = wait_until_ready(process.stderr)
+            if next(one["compiled"] for one in events if one["event"] == "starting") != compiled:
+                raise StartupError("its modules are compiled, or not, otherwise than asked for")
         except StartupError as error:
             raise SystemExit(f"convoy-serve did not start: {error}") from None
         # A pipe that nobody reads would stop the service once it is full.
@@ -140,10 +142,8 @@ def convoy_serve(models: Path, *arguments: str, compiled: bool = True) -> Iterat
 
 def _compiled() -> dict[str, str]:
     """What has Python import the compiled modules. Raises: SystemExit where they are outdated."""
-    stamp = COMPILED.with_suffix(".stamp")
-    made = stamp.stat().st_mtime if stamp.exists() else 0.0
-    sources = (file for name in ("convoy", "service") for file in (ROOT / name).rglob("*.py"))
-    if any(file.stat().st_mtime > made for file in sources):
+    stamp = COMPILED.with_suffix(".stamp").relative_to(ROOT)
+    if subprocess.run(["make", "--question", "--silent", stamp], cwd=ROOT).returncode:
         raise SystemExit("what is measured is the compiled service: run make compiled")
     return {"PYTHONPATH": str(COMPILED), "PYTHONSAFEPATH": "1"}
 

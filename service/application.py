@@ -18,7 +18,7 @@ import structlog
 from service import logs
 from service.errors import StartupError
 from service.fronts.asgi import AsgiFront
-from service.fronts.envoy import ADMIN, CONTROL, FOLDER
+from service.fronts.envoy import ADMIN, CONTROL, HERE
 from service.fronts.exchange import Message, Receive, Send
 from service.fronts.statistics import EnvoyStatistics
 from service.memory import return_freed_memory
@@ -50,7 +50,7 @@ class Application:
         await send({"type": "lifespan.startup.complete"})
 
     async def _begin(self) -> None:
-        _return(int(os.environ.pop(FOLDER)))
+        _go_back(int(os.environ.pop(HERE)))
         control = socket.socket(fileno=int(os.environ.pop(CONTROL)))
         with control.makefile("rb") as lines:
             settings = Settings.model_validate_json(lines.readline())
@@ -89,7 +89,7 @@ class Application:
             os._exit(1)  # also where nobody is left to read the log
 
 
-def _return(folder: int) -> None:
+def _go_back(folder: int) -> None:
     """Go to where the command was started, to which paths are relative; import nothing there."""
     sys.path[:] = [one for one in sys.path if one != "."]
     os.fchdir(folder)

@@ -141,6 +141,7 @@ class Decoder:
         jobs = [*self._lines.close(), *self._suspects]
         for channel in self._channels:
             jobs += channel.close()
+        self._channels.clear()
         for job in jobs:
             job.fail(NotServing("the service is stopping"))
 

@@ -52,7 +52,7 @@ def whole(
 class Ended(NamedTuple):
     """The trial of a challenger that did worse than it may."""
 
-    terms: Challenger
+    challenger: Challenger
     reason: str
 
 
@@ -259,17 +259,17 @@ class Keeper:
         """Have this name served as it should be; returns why that is not so."""
         config = self._configs.get(name, ModelConfig())
         ended = self._ended.get(name)
-        if ended is not None and not config.tries(ended.terms):
+        if ended is not None and not config.tries(ended.challenger):
             ended = None
         if ended is not None:
             # Or it would be the newest, and answer everybody.
-            found = [version for version in found if version != ended.terms.version]
+            found = [version for version in found if version != ended.challenger.version]
             config = config.without_challenger()
         old = self.repository.entries.get(name)
         models = await self._bring_up(name, config, found, old)
         if ended is not None:
             absent = Absent(State.ENDED, ended.reason)
-            self.repository.absent[name, ended.terms.version] = absent
+            self.repository.absent[name, ended.challenger.version] = absent
         entry = choose(name, config, models, old)
         if entry is None:
             self._retirement.let_go(models.values())

@@ -39,7 +39,7 @@ class Rpc:
     """One method: what it takes and what answers it.
 
     Where `kind` is unary, `call` takes the request and answers it; else it takes an async iterator
-    of requests, which yields but one where `kind` is server_stream, and is an async generator.
+    of requests, which yields but one where `kind` is server_stream, and gives an async generator.
     Beside it `call` takes `deadline`, of the monotonic clock.
     """
 

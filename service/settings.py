@@ -38,8 +38,8 @@ ENV_PREFIX = "CONVOY_"
 SECRET = {"control-token"}
 # The context with which secrets are written out, for our own processes alone.
 WITH_SECRETS = "with secrets"
-# Variables of the client and of training, which may stand in the same environment.
-FOREIGN_VARIABLES = {"CONVOY_DATA", "CONVOY_SERVER"}
+# Variables of the client, of training and of the build, which may stand in the same environment.
+FOREIGN_VARIABLES = {"CONVOY_COMPILE", "CONVOY_DATA", "CONVOY_SERVER"}
 # What Kubernetes puts into every pod beside a Service that is named convoy, or convoy-gpu. A plain
 # number is none: CONVOY_GRPC_PORT=8500 is a mistake, of which its author is to hear.
 SERVICE_LINK = re.compile(

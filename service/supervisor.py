@@ -8,6 +8,7 @@ import signal
 import socket
 from asyncio.subprocess import Process
 from contextlib import suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
@@ -15,7 +16,7 @@ import structlog
 
 from service.backoff import Backoff
 from service.errors import UnfitError, UsageError
-from service.fronts.envoy import CONTROL, FOLDER, command, environment
+from service.fronts.envoy import CONTROL, HERE, command, environment
 from service.settings import WITH_SECRETS, Settings
 
 # Beyond the drain timeout, for a process that does not even end.
@@ -47,7 +48,7 @@ class Supervisor:
         self._settings = settings.model_copy(update=changes)
         self._command = command(self._settings, admin)
         self._process: Process | None = None
-        self._here = os.open(".", os.O_PATH)
+        self._here = _working_directory()
         self._backoff = Backoff()
         self._stop = asyncio.Event()
 
@@ -96,10 +97,12 @@ class Supervisor:
         They count from its word that it is ready: loading may take longer than any crash loop.
         """
         _bury_orphans()
+        # Somebody may tidy up where temporary folders are.
+        Path(self._folder.name).mkdir(mode=0o700, exist_ok=True)
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                fds = {CONTROL: theirs.fileno(), FOLDER: self._here}
+                fds = {CONTROL: theirs.fileno(), HERE: self._here}
                 self._process = process = await asyncio.create_subprocess_exec(
                     *self._command,
                     stdin=asyncio.subprocess.DEVNULL,
@@ -147,6 +150,14 @@ async def supervise(settings: Settings) -> int:
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, supervisor.on_signal)
     return await supervisor.run()
+
+
+def _working_directory() -> int:
+    """A descriptor of where the command was started; of the root where it may not be there."""
+    try:
+        return os.open(".", os.O_PATH)
+    except OSError:
+        return os.open("/", os.O_PATH)
 
 
 def _bury_orphans() -> None:

@@ -35,11 +35,12 @@ class Ours(GrpcPeer):
     url_path = METHOD + "Classify"
     application = "convoy_application"
 
-    def __init__(self, front: str) -> None:
+    def __init__(self, front: str, *, compiled: bool = True) -> None:
         self.name = f"convoy, {front}"
         self.python = Path(sys.executable)
         self.version = version("convoy")
         self._front = front
+        self._compiled = compiled
 
     def settings(self) -> tuple[Setting, ...]:
         """Its defaults."""
@@ -48,7 +49,8 @@ class Ours(GrpcPeer):
     @contextmanager
     def serve(self, folder: Path, task: Task, setting: Setting) -> Iterator[Server]:
         """Run until the end of the block; yields once it is ready."""
-        with convoy_serve(task.bundle.model_path.parents[2], "--front", self._front) as server:
+        models, front = task.bundle.model_path.parents[2], ("--front", self._front)
+        with convoy_serve(models, *front, compiled=self._compiled) as server:
             yield server
 
     def command(self, port: int, folder: Path, task: Task, setting: Setting) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ APPLICATION = "service.application:application"
 # Inherited by the process: the descriptor of the socket to the one that watches it, that of the
 # working directory, and the path where Envoy's admin interface listens.
 CONTROL = "CONVOY_CONTROL_FD"
-FOLDER = "CONVOY_FOLDER_FD"
+HERE = "CONVOY_HERE_FD"
 ADMIN = "CONVOY_ENVOY_ADMIN"
 
 # As many as the smallest answers that may go together in one.
@@ -79,14 +80,15 @@ def environment(admin: str) -> dict[str, str]:
     if sys.platform != "linux":
         raise _unavailable("it needs Linux")
     library = _shared_python()
-    preload = os.environ.get("LD_PRELOAD")
+    # It is started in another folder: what was relative to this one no longer would be.
+    preload = [_absolute(one) for one in re.split("[: ]+", os.environ.get("LD_PRELOAD", "")) if one]
     return {
         **os.environ,
         ADMIN: admin,
         PYTHON: sys.executable,
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
         "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
-        "LD_PRELOAD": f"{library}:{preload}" if preload else library,
+        "LD_PRELOAD": ":".join([library, *preload]),
     }
 
 
@@ -228,6 +230,10 @@ def _shared_python() -> str:
         if path.is_file() and path.name.startswith("libpython"):
             return str(path)
     raise _unavailable("this Python has no shared libpython, which Envoy loads")
+
+
+def _absolute(library: str) -> str:
+    return os.path.abspath(library) if "/" in library else library
 
 
 def _unavailable(reason: str) -> UsageError:

@@ -25,7 +25,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 @pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is missing")
 def test_a_measurement_knows_all_that_the_report_shows(task: Task) -> None:
-    ours = Ours("grpcio")
+    ours = Ours("grpcio", compiled=False)
     found = measure(ours, task, ours.settings()[0], 0.05, clients=True)
     assert found.failed == 0
     assert min(found.rate, found.memory, found.cold_start) > 0

@@ -131,7 +131,7 @@ def test_after_a_crash_it_exits_when_told_to(models: Path) -> None:
         assert server.process.wait(PATIENCE) == 1
 
 
-def test_modules_of_the_working_directory_are_not_taken_for_its_own(
+def test_after_a_crash_too_no_module_of_the_working_directory_is_taken_for_its_own(
     models: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "models").symlink_to(models)
@@ -143,6 +143,9 @@ def test_modules_of_the_working_directory_are_not_taken_for_its_own(
         server_process(Path("models"), cwd=tmp_path, env=environment) as server,
         server.stub() as stub,
     ):
+        assert stub.Classify(ONE, timeout=PATIENCE).predictions
+        kill_and_wait(server)
+        wait_until_serving(server)
         assert stub.Classify(ONE, timeout=PATIENCE).predictions
 
 
