@@ -5,8 +5,8 @@
 Bare is a loop in one process, without a server: decode in as many threads as there are processors,
 run in batches of 32. The service gets the same files over loopback from a C client (h2load) on the
 same processors: one image a request (unary), streams of 64 one-image messages (streamed), many
-images a request (multi-image). The prototype shows what checks and metrics cost, the interpreted
-service what compiling brings, plain Pillow what the decoder saves. Rounds are interleaved; figures
+images a request (multi-image). The prototype is the least that batches, the interpreted service
+shows what compiling brings, plain Pillow what the decoder saves. Rounds are interleaved; figures
 are medians. Then unary calls are measured by the number in flight, and drawn. The networks are
 untrained.
 """
@@ -159,7 +159,7 @@ def table(results: dict[str, list[dict[str, object]]]) -> str:
 
 
 def ratios(results: dict[str, list[dict[str, object]]]) -> str:
-    """Unary calls beside the prototype's, and beside those of the service that is not compiled."""
+    """Unary calls beside the prototype's, and beside those of the interpreted service."""
     return "\n".join(
         f"{name}: unary is {row['unary_to_it']:.2f} times as fast as {row['contender']}, "
         f"for {row['unary_cpu_to_its']:.2f} times the server CPU"
