@@ -143,7 +143,8 @@ def convoy_serve(models: Path, *arguments: str, compiled: bool = True) -> Iterat
 def _compiled() -> dict[str, str]:
     """What has Python import the compiled modules. Raises: SystemExit where they are outdated."""
     stamp = COMPILED.with_suffix(".stamp").relative_to(ROOT)
-    if subprocess.run(["make", "--question", "--silent", stamp], cwd=ROOT).returncode:
+    make = ["env", "--unset=MAKEFLAGS", "make", "--question", "--silent", stamp]
+    if subprocess.run(make, cwd=ROOT).returncode:
         raise SystemExit("what is measured is the compiled service: run make compiled")
     return {"PYTHONPATH": str(COMPILED), "PYTHONSAFEPATH": "1"}
 

@@ -16,6 +16,15 @@ from service import decode_process as protocol
 PYTHON = "_CONVOY_PYTHON"
 
 
+def absolute_paths() -> str:
+    """Where this Python finds modules, for the environment of another.
+
+    What is relative is the hook of an editable installation, with which no Python starts where its
+    working directory was removed.
+    """
+    return os.pathsep.join(filter(os.path.isabs, sys.path))
+
+
 class ForkServer:
     """Started when it is needed first, and again where it has ended; for any thread."""
 
@@ -51,7 +60,7 @@ class ForkServer:
     def _start(self) -> socket.socket:
         python = os.environ.get(PYTHON, sys.executable)
         # One image at a time is decoded, without linear algebra.
-        environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
+        environment = {"PYTHONPATH": absolute_paths(), "OPENBLAS_NUM_THREADS": "1"}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:

@@ -8,7 +8,6 @@ import signal
 import socket
 from asyncio.subprocess import Process
 from contextlib import suppress
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
@@ -48,7 +47,7 @@ class Supervisor:
         self._settings = settings.model_copy(update=changes)
         self._command = command(self._settings, admin)
         self._process: Process | None = None
-        self._here = _working_directory()
+        self._here = _working_directory(settings)
         self._backoff = Backoff()
         self._stop = asyncio.Event()
 
@@ -97,8 +96,6 @@ class Supervisor:
         They count from its word that it is ready: loading may take longer than any crash loop.
         """
         _bury_orphans()
-        # Somebody may tidy up where temporary folders are.
-        Path(self._folder.name).mkdir(mode=0o700, exist_ok=True)
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -108,8 +105,8 @@ class Supervisor:
                     stdin=asyncio.subprocess.DEVNULL,
                     env={**self._environment, **{name: str(fd) for name, fd in fds.items()}},
                     pass_fds=tuple(fds.values()),
-                    # pyvoy looks for modules in the working directory first.
-                    cwd=self._folder.name,
+                    # pyvoy looks for modules in the working directory first: here, Python's own.
+                    cwd=os.path.dirname(os.__file__),
                     # The signals of a terminal are for this process alone.
                     start_new_session=True,
                 )
@@ -152,12 +149,17 @@ async def supervise(settings: Settings) -> int:
     return await supervisor.run()
 
 
-def _working_directory() -> int:
-    """A descriptor of where the command was started; of the root where it may not be there."""
+def _working_directory(settings: Settings) -> int:
+    """A descriptor of where the command was started, which need not be known to absolute paths."""
     try:
         return os.open(".", os.O_PATH)
-    except OSError:
-        return os.open("/", os.O_PATH)
+    except OSError as error:
+        if settings.models.is_absolute() and settings.cache.is_absolute():
+            return os.open("/", os.O_PATH)
+        raise UsageError(
+            f"models, cache: a path begins at the working directory: {error.strerror}; start in "
+            "another one, or give whole paths"
+        ) from None
 
 
 def _bury_orphans() -> None:

@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2
 
 from convoy.v1 import image_classifier_pb2 as pb
 from service.errors import UsageError
-from service.fork_server import PYTHON
+from service.fork_server import PYTHON, absolute_paths
 from service.fronts.limits import MAX_CALLS
 from service.names import SERVICE
 from service.settings import Settings
@@ -86,7 +86,7 @@ def environment(admin: str) -> dict[str, str]:
         **os.environ,
         ADMIN: admin,
         PYTHON: sys.executable,
-        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        "PYTHONPATH": absolute_paths(),
         "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
         "LD_PRELOAD": ":".join([library, *preload]),
     }
@@ -233,7 +233,8 @@ def _shared_python() -> str:
 
 
 def _absolute(library: str) -> str:
-    return os.path.abspath(library) if "/" in library else library
+    relative = "/" in library and library[0] not in "/$"
+    return os.path.abspath(library) if relative else library
 
 
 def _unavailable(reason: str) -> UsageError:

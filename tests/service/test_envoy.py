@@ -149,6 +149,16 @@ def test_after_a_crash_too_no_module_of_the_working_directory_is_taken_for_its_o
         assert stub.Classify(ONE, timeout=PATIENCE).predictions
 
 
+def test_a_working_directory_that_is_removed_is_not_missed(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with server_process(models, cwd=folder) as server, server.stub() as stub:
+        folder.rmdir()
+        kill_and_wait(server)
+        wait_until_serving(server)
+        assert stub.Classify(ONE, timeout=PATIENCE).predictions
+
+
 def test_envoy_runs_the_same_modules(server: Running) -> None:
     mapped = Path(f"/proc/{server.serving_process()}/maps").read_text()
     assert ("__mypyc" in mapped) == is_compiled()
