@@ -168,7 +168,7 @@ class Batcher(Generic[T, R]):
         self._tight = -math.inf
         """What `Queue.tightest` must fall below for it to wait no longer."""
         self._arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """What a worker waits for, until it is."""
+        """Done once there is what a worker waits for."""
         self._closed = False
         self._concurrency = concurrency
         self._running = 0
