@@ -31,7 +31,7 @@ test: .venv/dev.stamp ## Run all tests
 		--dist loadfile --no-loadscope-reorder
 
 # A safe path leaves out the working directory, where the interpreted modules are.
-test-compiled: build/compiled.stamp ## Run the service's tests on its compiled modules (as compiled)
+test-compiled: build/compiled.stamp ## Run the service's tests on its compiled modules (takes a C compiler)
 	OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR) $(BIN)/pytest tests/service --compiled \
 		--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

@@ -81,7 +81,7 @@ class Pipeline:
         self._decoder = decoder
         self._metrics = metrics
         self._max_images = max_images
-        self._streams = Streams(max_streams, metrics)
+        self._streams = Streams(max_streams, "streams", on_refusal=self._note_full)
         self._shadows = Shadows()
         self._repository: Repository | None = None
         self._closed = "the service is starting"
@@ -198,7 +198,10 @@ class Pipeline:
         Raises: TooManyStreams, before anything is read.
         """
         window = Window(answer, lambda one: self._share(one, claim), STREAM_SHARE)
-        return self._streams.answers(window, requests)
+        return self._streams.bounded(window.answers(requests))
+
+    def _note_full(self) -> None:
+        self._metrics.rejected["too_many_streams"] += 1
 
     def _share(self, request: Request, claim: Callable[[Request], Claim]) -> float:
         """What part of its model's queue a request will take."""

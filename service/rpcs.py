@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,12 +14,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import model_control_pb2 as control_pb
 from service.control import ModelControl
-from service.errors import TooManyStreams
 from service.health import Health
 from service.methods import ImageClassifier
 from service.names import SERVICE
 from service.oip.table import CONTROLLED, INFERENCE, NESTED, OpenInference
-from service.streaming import RETRY_SECONDS
+from service.streaming import Streams
 from service.wire import NONE, Nested
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -110,22 +108,12 @@ def _kind(method: str) -> Kind:
 
 def _bounded(call: Stream, most: int) -> Stream:
     """A stream of which so many may be open at once."""
-    opened = 0
+    streams = Streams(most, "calls of this method")
 
-    async def bounded(
+    def bounded(
         requests: AsyncIterator[Message], *, deadline: float
     ) -> AsyncGenerator[Message, None]:
-        nonlocal opened
-        if opened >= most:
-            text = f"{opened:,} calls of this method are open, the most there may be"
-            raise TooManyStreams(text, retry_after=RETRY_SECONDS)
-        opened += 1
-        try:
-            async with aclosing(call(requests, deadline=deadline)) as responses:
-                async for response in responses:
-                    yield response
-        finally:
-            opened -= 1
+        return streams.bounded(call(requests, deadline=deadline))
 
     return bounded
 

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from time import monotonic
 
 from google.protobuf.message import Message
@@ -63,9 +64,7 @@ def carried(carrier: Carrier, rpc: Rpc) -> Stream:
 async def _requests(
     carrier: Carrier, rpc: Rpc, messages: AsyncIterator[bytes], accepted: deque[int]
 ) -> AsyncIterator[Message]:
-    def parse(data: bytes) -> Message:
-        return carrier.parse(rpc, data)
-
+    parse = partial(carrier.parse, rpc)
     async for data in messages:
         accepted.append(carrier.arrive())
         yield carrier.read(parse, data)

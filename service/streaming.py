@@ -12,7 +12,6 @@ from contextlib import aclosing
 from typing import Generic, NamedTuple, TypeVar
 
 from service.errors import TooManyStreams
-from service.metrics import Metrics
 
 # Streams are for staying open: room comes back less often than in a queue.
 RETRY_SECONDS = 1.0
@@ -87,24 +86,25 @@ class Window(Generic[Request, Answer]):
 
 
 class Streams:
-    """The streams that are open: `most` at most."""
+    """Streams of one kind, `most` of which may be open at once; errors call them `name`."""
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
+    def __init__(
+        self, most: int, name: str, *, on_refusal: Callable[[], object] = lambda: None
+    ) -> None:
         self._most = most
-        self._metrics = metrics
+        self._name = name
+        self._on_refusal = on_refusal
         self._open = 0
 
-    async def answers(
-        self, window: Window[Request, Answer], requests: AsyncIterator[Request]
-    ) -> AsyncGenerator[Answer, None]:
-        """As those of the window. Raises: TooManyStreams, before anything is read."""
+    async def bounded(self, answers: AsyncGenerator[Answer, None]) -> AsyncGenerator[Answer, None]:
+        """The same, while there is room. Raises: TooManyStreams, before it is begun."""
         if self._open >= self._most:
-            self._metrics.rejected["too_many_streams"] += 1
-            text = f"{self._open:,} streams are open, the most there may be"
+            self._on_refusal()
+            text = f"{self._open:,} {self._name} are open, the most there may be"
             raise TooManyStreams(text, retry_after=RETRY_SECONDS)
         self._open += 1
         try:
-            async with aclosing(window.answers(requests)) as answers:
+            async with aclosing(answers):
                 async for one in answers:
                     yield one
         finally:

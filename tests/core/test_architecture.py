@@ -71,6 +71,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
             "ready",
             "settings",
             "status",
+            "streaming",
             "wire",
         ),
         (
@@ -84,7 +85,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
             "session",
             "worker",
         ),
-        ("bound", "decode_channel", "streaming", "tuning"),
+        ("bound", "decode_channel", "tuning"),
         ("decoding", "loading", "served"),
         ("opening", "repository"),
         ("retirement", "shadow", "versions"),
