@@ -21,11 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from convoy.errors import ImageError
 from convoy.image_files import check_pixels, guarded, identify, load, open_image
 from convoy.jpeg import Header, check_scans, decode_plain, read_header
+from convoy.resizing import Box, Interpolation, resize
 
-_RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
 _ORIENTATION_TAG = 0x0112
 _MAX_TAGS = 1000  # cameras write about twenty
 _XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([1-8])')
@@ -62,7 +59,7 @@ class InputSpec(BaseModel):
     crop_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """With `center-crop`: the share of the covered area's sides that is kept (0.875 is usual for
     ImageNet's 224 of 256)."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     """Always antialiased when shrinking."""
 
     @property
@@ -173,14 +170,8 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 def _fit(image: Image.Image, spec: InputSpec, out: NDArray[np.uint8]) -> None:
     image = _flatten(image, "L" if spec.channels == 1 else "RGB")
     if image.size != (spec.width, spec.height):
-        image = image.resize(
-            (spec.width, spec.height),
-            _RESAMPLING[spec.interpolation],
-            box=_crop_box(image.size, spec),
-            # Shrink by a whole factor first while three times the target remain: large
-            # images cost a third, and the result differs by a level or two.
-            reducing_gap=3.0,
-        )
+        box = _crop_box(image.size, spec)
+        image = resize(image, (spec.width, spec.height), spec.interpolation, box)
     out[...] = np.asarray(image).reshape(spec.shape)
 
 
@@ -275,7 +266,7 @@ def _stretched(image: Image.Image) -> Image.Image:
     return image.point(lambda value: value * scale - darkest * scale).convert("L")
 
 
-def _crop_box(size: tuple[int, int], spec: InputSpec) -> tuple[float, float, float, float]:
+def _crop_box(size: tuple[int, int], spec: InputSpec) -> Box:
     """The part of the image, in its own pixels, that becomes the model's input."""
     width, height = size
     if spec.resize == "stretch":

@@ -27,7 +27,7 @@ FORBIDDEN = {
 LAYERS: dict[str, list[tuple[str, ...]]] = {
     "convoy": [
         ("v1", "arguments", "errors", "files", "processors"),
-        ("jpeg", "tiff"),
+        ("jpeg", "resizing", "tiff"),
         ("image_files",),
         ("imaging",),
         ("manifest", "golden"),
