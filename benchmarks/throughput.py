@@ -14,7 +14,6 @@ untrained.
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 import tempfile
 from collections import defaultdict
@@ -24,18 +23,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.bundles import write_bundles
 from benchmarks.curve import draw, measure_curve
 from benchmarks.h2load import framed, h2load, require_h2load
 from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm, prototype
 from benchmarks.reports import RESULTS, median_ratio, write
-from benchmarks.workloads import Contender, Workload, bare, hardware, workloads
+from benchmarks.workloads import Contender, Workload, bare, hardware, plain_pillow, workloads
 from convoy.bundle import Bundle
-from convoy.imaging import InputSpec
 from convoy.v1 import image_classifier_pb2 as pb
 
 STREAM_MESSAGES = 64
@@ -105,12 +100,6 @@ def contenders(
     if load.network == SMALL:
         found.append(served(YARDSTICKS[1], interpreted, *unary))
     return found
-
-
-def plain_pillow(data: bytes, spec: InputSpec) -> NDArray[np.uint8]:
-    """What one writes first: decode all of it, then shrink."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB").resize((spec.width, spec.height)))
 
 
 def measure(found: list[Contender], rounds: int, seconds: float) -> list[dict[str, object]]:

@@ -92,6 +92,12 @@ def photo(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
+def plain_pillow(data: bytes, spec: InputSpec) -> NDArray[np.uint8]:
+    """What one writes first: decode all of it, then shrink."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB").resize((spec.width, spec.height)))
+
+
 def session(model: Path, *, spin: bool = True) -> ort.InferenceSession:
     """ONNX Runtime on all processors; threads that spin find the next batch sooner."""
     options = ort.SessionOptions()
