@@ -30,10 +30,11 @@ test: .venv/dev.stamp ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 		--dist loadfile --no-loadscope-reorder
 
-# A safe path leaves out the working directory, where the interpreted modules are.
+# A safe path leaves out the working directory, where the interpreted modules are. What starts and ends
+# the service is not compiled, and its tests are the slowest.
 test-compiled: build/compiled.stamp ## Run the service's tests on its compiled modules (takes a C compiler)
 	OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR) $(BIN)/pytest tests/service --compiled \
-		--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+		--ignore tests/service/test_process.py --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev.stamp .venv/generator.stamp ## Check style, types and generated code
 	$(BIN)/ruff check $(PACKAGES)
