@@ -2,10 +2,11 @@
 
     python -m benchmarks.decoding [--rounds 15] [--seconds 0.1]
 
-One thread, processor time. *Plain* decodes all of the file with Pillow and then shrinks it, which
-is what one writes first; *draft* is what the other servers are measured with: Pillow, which has
-libjpeg decode at reduced scale. The ways take turns in one process that keeps the memory it frees,
-as the service's decoding processes do; figures are medians.
+One thread, processor time. *Plain* decodes all of the file with Pillow and then calls `resize` with
+its defaults (bicubic, the whole image), which is what one writes first; *draft* is what the other
+servers are measured with: Pillow, which has libjpeg decode at reduced scale. The ways take turns in
+one process that keeps the memory it frees, as the service's decoding processes do; figures are
+medians.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float], *, strict: bool
 def write(folder: Path, name: str, text: str, found: object) -> Path:
     """Print the text and write `<folder>/<date>-<name>.md` and `.json`.
 
-    The name begins with the device. Returns: the path without its suffix.
+    The name begins with the device where several can be measured. Returns: the path without its
+    suffix.
     """
     now = datetime.now(UTC)
     module = Path(sys.argv[0]).relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")

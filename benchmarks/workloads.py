@@ -93,7 +93,7 @@ def photo(width: int, height: int) -> bytes:
 
 
 def plain_pillow(data: bytes, spec: InputSpec) -> NDArray[np.uint8]:
-    """What one writes first: decode all of it, then shrink."""
+    """What one writes first: decode all of it, then shrink it, bicubic and whole."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB").resize((spec.width, spec.height)))
 

@@ -24,7 +24,8 @@ class Golden:
     probabilities: NDArray[np.float32]
     """[G, K]: what the model must answer for `pixels`."""
 
-    # libjpeg builds differ in the last bit of their inverse DCT and upsampling.
+    # libjpeg builds differ in the last bit of their inverse DCT and upsampling, and the two ways to
+    # resize by a level or two.
     MAX_LEVEL_DIFFERENCE = 4
 
     def to_bytes(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Images to the size of a model's input: by Pillow's rule, with SIMD where it is installed.
+"""Images to the size of a model's input: by Pillow's rule, and faster with cykooz.resizer.
 
 `convoy.imaging` is what to use. cykooz.resizer (the Rust crate fast_image_resize) follows the
 rule of Pillow's `resize` several times as fast, but weighs with 16 bits, not 32, so that some
@@ -27,18 +27,19 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-# From how far a filter takes pixels, to each side of where the result lies; in those of the
-# coarser image.
+# From how far to each side a filter takes pixels: in those of the result when shrinking, else of
+# the source.
 _REACH = {"bilinear": 1, "bicubic": 2}
 # Shrink by a whole factor first while three times the target remain: large images cost a third, and
 # the result differs by a level or two.
 _REDUCING_GAP = 3.0
-# Of fewer pixels, Pillow makes the result as fast.
+# Where both images have fewer pixels, resizing is so small a part of decoding that nothing is
+# gained, and the result stays Pillow's own.
 _FEW_PIXELS = 2**15
 
 
 class _Resampler(threading.local):
-    """cykooz.resizer, one for each thread: no two may use the same at a time."""
+    """cykooz.resizer, one for each thread: those that share one take turns."""
 
     def __init__(self) -> None:
         self._resizer = Resizer()
@@ -53,7 +54,7 @@ class _Resampler(threading.local):
         left, top, right, bottom = box
         crop = CropBox(left, top, right - left, bottom - top)
         options = ResizeOptions(self._kernels[interpolation], crop_box=crop)
-        result = Image.new(image.mode, size, None)
+        result = Image.new(image.mode, size, None)  # all of it will be written over
         self._resizer.resize_pil(image, result, options)
         return result
 
@@ -68,13 +69,14 @@ def resize(
 
     `size` is (width, height), in pixels. Releases the interpreter's lock.
     """
-    shrinking = max((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])
-    few = image.width * image.height < _FEW_PIXELS
+    (left, top, right, bottom), (width, height) = box, size
+    shrinking = max((right - left) / width, (bottom - top) / height)
+    few = max(image.width * image.height, width * height) < _FEW_PIXELS
     if _resampler is None or few or shrinking >= 2 * _REDUCING_GAP:
         return image.resize(size, _RESAMPLING[interpolation], box, _REDUCING_GAP)
-    (left, top, right, bottom), (width, height) = box, size
     # Both round after each axis. The resizer would always begin with the columns; in another order
-    # than Pillow 13's, every tenth value is a level off.
+    # than Pillow's every tenth value is a level off. The condition is Pillow's since its version 13
+    # (Resample.c).
     if image.height - height > max(2 * (image.width - width), 0):
         first, last = _needed(left, right, width, image.width, interpolation)
         image = _resampler.run(
