@@ -32,7 +32,7 @@ test: .venv/dev.stamp ## Run all tests
 
 # A safe path leaves out the working directory, where the interpreted modules are. Of what test_process
 # is about, settings and the start, little is compiled, and its tests are the slowest.
-test-compiled: build/compiled.stamp ## Run the service's tests on its compiled modules (takes a C compiler)
+test-compiled: build/compiled.stamp ## Run most of the service's tests on its compiled modules (takes a C compiler)
 	OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR) $(BIN)/pytest tests/service --compiled \
 		--ignore tests/service/test_process.py --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
