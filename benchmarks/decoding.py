@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.peers.task import pillow
-from benchmarks.reports import RESULTS, median_ratio, write
+from benchmarks.reports import RESULTS, back_and_forth, median_ratio, write
 from benchmarks.workloads import Decoder, photo, plain_pillow
 from convoy.imaging import InputSpec, decode
 from service.memory import reuse_freed_memory
@@ -66,8 +66,7 @@ def measure(width: int, height: int, side: int, rounds: int, seconds: float) -> 
     data, spec = photo(width, height), InputSpec(height=side, width=side, channels=3)
     found: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in range(rounds):
-        # Back and forth, so that nobody always follows the same neighbour.
-        for name in list(WAYS)[:: -1 if number % 2 else 1]:
+        for name in back_and_forth(list(WAYS), number):
             found[name].append(cost(WAYS[name], data, spec, seconds))
     return Row(width, height, side, found)
 

@@ -23,7 +23,7 @@ from benchmarks.curve import GREY
 from benchmarks.h2load import framed, h2load, latencies, require_h2load
 from benchmarks.loops import quantile
 from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm
-from benchmarks.reports import RESULTS, median_ratio, write
+from benchmarks.reports import RESULTS, back_and_forth, median_ratio, write
 from benchmarks.stages import Means
 from benchmarks.workloads import Workload, hardware, workloads
 
@@ -110,8 +110,7 @@ def sweep(running: dict[float, Server], load: Workload, rounds: int, seconds: fl
         (in_flight, delay): [] for in_flight in IN_FLIGHT for delay in running
     }
     for number in range(rounds + 1):  # the first warms up, and tells how many requests to send
-        # Back and forth, so that nobody always follows the same neighbour.
-        for in_flight, delay in list(found)[:: 1 if number % 2 else -1]:
+        for in_flight, delay in back_and_forth(list(found), number):
             seen = found[in_flight, delay]
             # Each caller sends twice at least: the first time all of them come at once.
             wanted = max(2 * in_flight, int(seen[-1].images_per_second * seconds)) if seen else 0

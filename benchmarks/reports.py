@@ -1,4 +1,7 @@
-"""Results as files: Markdown for people, JSON for programs, with date, hardware and command."""
+"""Rounds, and results as files: Markdown for people, JSON for programs.
+
+Both say date, hardware and command.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,19 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.processes import ROOT
 from benchmarks.workloads import hardware
 
+T = TypeVar("T")
+
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def back_and_forth(contenders: Sequence[T], number: int) -> Sequence[T]:
+    """In the order of that round, so that nobody always follows the same neighbour."""
+    return contenders if number % 2 else contenders[::-1]
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float], *, strict: bool = True) -> float:

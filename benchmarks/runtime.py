@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.bundles import NETWORKS, write_bundles
-from benchmarks.reports import RESULTS, median_ratio, write
+from benchmarks.reports import RESULTS, back_and_forth, median_ratio, write
 from convoy.bundle import INPUT_NAME, OUTPUT_NAME, Bundle
 from convoy.processors import processor_count
 from service.devices import CPU, Device
@@ -130,8 +130,7 @@ def compare(bundle: Bundle, rounds: int, seconds: float) -> list[Row]:
     tried = variants()
     found: dict[str, list[dict[str, Timing]]] = {one.name: [] for one in tried}
     for number in range(rounds):
-        # Back and forth, so that nobody always follows the same neighbour.
-        for one in tried[:: -1 if number % 2 else 1]:
+        for one in back_and_forth(tried, number):
             found[one.name].append(measure(bundle, one, seconds))
     walls = {
         (name, case): [one[case].wall for one in same]

@@ -28,7 +28,7 @@ from benchmarks.bundles import write_bundles
 from benchmarks.curve import draw, measure_curve
 from benchmarks.h2load import framed, h2load, require_h2load
 from benchmarks.processes import METHOD, Server, convoy_serve, heed_sigterm, prototype
-from benchmarks.reports import RESULTS, median_ratio, write
+from benchmarks.reports import RESULTS, back_and_forth, median_ratio, write
 from benchmarks.workloads import Contender, Workload, bare, hardware, plain_pillow, workloads
 from convoy.bundle import Bundle
 from convoy.v1 import image_classifier_pb2 as pb
@@ -111,8 +111,7 @@ def measure(found: list[Contender], rounds: int, seconds: float) -> list[dict[st
         wall, _ = one.run(probe := max(64, int(64 / wall * 0.5)))
         sizes[one.name] = max(32, int(probe / wall * seconds))
     for number in range(rounds):
-        # Back and forth, so that nobody always follows the same neighbour.
-        for one in found if number % 2 else found[::-1]:
+        for one in back_and_forth(found, number):
             wall, cpu = one.run(sizes[one.name])
             rates[one.name].append(sizes[one.name] / wall)
             costs[one.name].append(cpu / sizes[one.name] * 1e6)

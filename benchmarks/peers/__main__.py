@@ -34,7 +34,7 @@ from benchmarks.peers.report import document, table
 from benchmarks.peers.servers import PEERS, Ours, fronts
 from benchmarks.peers.task import Setting, Task, WrongAnswer
 from benchmarks.processes import heed_sigterm
-from benchmarks.reports import RESULTS, write
+from benchmarks.reports import RESULTS, back_and_forth, write
 from benchmarks.workloads import workloads
 
 WORKLOADS = 3  # of those that `make bench` has: raw and JPEG to the small CNN, JPEG to ResNet-18
@@ -89,8 +89,7 @@ def compare(
         if number:
             for bare in task.bare():
                 found[bare.name].append(measure_bare(bare, seconds))
-        # Back and forth, so that nobody always follows the same neighbour.
-        for peer in peers if number % 2 else peers[::-1]:
+        for peer in back_and_forth(peers, number):
             if peer.name not in failed:
                 attempt(peer)
     return found, chosen, failed
