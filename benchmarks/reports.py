@@ -1,6 +1,6 @@
 """Rounds, and results as files: Markdown for people, JSON for programs.
 
-Both say date, hardware and command.
+Both say date, hardware, commit and command.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -45,11 +46,21 @@ def write(folder: Path, name: str, text: str, found: object) -> Path:
     now = datetime.now(UTC)
     module = Path(sys.argv[0]).relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     command = shlex.join(["python", "-m", module.removesuffix(".__main__"), *sys.argv[1:]])
-    head = f"{now:%Y-%m-%d}, {hardware()}\n\n    {command}\n"
+    head = f"{now:%Y-%m-%d}, {hardware()}, commit {commit()}\n\n    {command}\n"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now:%Y-%m-%d}-{name}"
     path.with_suffix(".md").write_text(f"{head}\n{text}\n")
-    whole = {"date": f"{now:%Y-%m-%d}", "hardware": hardware(), "command": command, "found": found}
+    whole = {"date": f"{now:%Y-%m-%d}", "hardware": hardware(), "commit": commit()}
+    whole |= {"command": command, "found": found}
     path.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
     print(f"{head}\n{text}\n\nwritten to {path}.md and .json")
     return path
+
+
+def commit() -> str:
+    """The commit that is measured, with "-dirty" behind it where files differ from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

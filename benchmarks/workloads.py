@@ -134,10 +134,11 @@ def bare(
 
 def hardware() -> str:
     """The processor and the software that decide the figures."""
-    model = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    facts = {key.strip(): value.strip() for key, _, value in (one.partition(":") for one in lines)}
+    model = facts.get("model name", "unknown processor")
+    if "cpu family" in facts:  # a virtual machine's name of a model tells no generation
+        model += f" (family {facts['cpu family']}, model {facts['model']})"
     libraries = {name: version(name) for name in ("grpcio", "protobuf", "pillow", "uvloop")}
     libraries["onnxruntime"] = ort.__version__
     named = ", ".join(f"{name} {number}" for name, number in libraries.items())
