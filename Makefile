@@ -1,5 +1,6 @@
-# Every target makes what it needs in .venv; nothing has to be installed by hand but Python >= 3.11, and
-# where something is compiled (compiled, test-compiled, bench...) a C compiler and Python's headers.
+# Every target makes what it needs in .venv; nothing has to be installed by hand but Python >= 3.11, where
+# something is compiled (compiled, test-compiled, bench...) a C compiler and Python's headers, and for bench
+# and bench-peers h2load (Debian: nghttp2-client).
 PYTHON ?= python3
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 BIN := .venv/bin
@@ -46,7 +47,7 @@ lint: .venv/dev.stamp .venv/generator.stamp ## Check style, types and generated 
 			|| { echo "$${file#build/proto/} is not what protos/ generates: run make proto"; exit 1; }; \
 	done
 
-train: .venv/dev.stamp ## Train the shipped model again from the data in CONVOY_DATA (about half an hour)
+train: .venv/dev.stamp ## Train a model as the shipped one from the data in CONVOY_DATA (half an hour with AMX, else three times that)
 	$(BIN)/convoy-train fit cifar10-fast $(ARGS)
 
 serve: .venv/serve.stamp ## Serve models/ on 127.0.0.1:8500, metrics on :8501
