@@ -34,8 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """A container may have fewer processors than its machine, which is all that xdist looks at."""
-    return processor_count()
+    """A container may have fewer processors than its machine, which is all that xdist looks at.
+
+    One process more than that: tests wait a third of their time, for servers to start or drain.
+    """
+    return processor_count() + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -109,17 +109,18 @@ def test_two_processes_share_an_odd_batch_in_parts(tmp_path: Path, photos: Path)
     assert len(Run.open(tmp_path / "runs" / "odd").load()["log"]) == 1
 
 
-SECOND_EPOCH = "   2/25 "
+EPOCHS = 10
+SECOND_EPOCH = f"   2/{EPOCHS} "
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
 def test_a_lost_process_is_restarted_and_goes_on(tmp_path: Path, photos: Path) -> None:
-    whole = [*TORCHRUN, "-m", "training", *arguments(tmp_path, photos, "whole", 25)]
+    whole = [*TORCHRUN, "-m", "training", *arguments(tmp_path, photos, "whole", EPOCHS)]
     subprocess.run(whole, check=True, cwd=ROOT)
 
     parts = [*TORCHRUN, "--max-restarts", "1", "-m", "training"]
-    parts += arguments(tmp_path, photos, "parts", 25)
+    parts += arguments(tmp_path, photos, "parts", EPOCHS)
     with subprocess.Popen(parts, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
         said = ""
