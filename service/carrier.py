@@ -16,7 +16,7 @@ from service.deadlines import why_gone
 from service.errors import InvalidRequest
 from service.gate import Gate
 from service.metrics import MethodMetrics, Metrics
-from service.rpcs import Rpc
+from service.rpcs import Rpc, Sized
 from service.status import Code, pushback_ms, told
 from service.wire import has_more_fields
 
@@ -69,7 +69,7 @@ class Carrier:
         )
 
     def translated(
-        self, rpc: Rpc, read: Callable[[Source], Message], write: Callable[[Message], Answer]
+        self, rpc: Rpc, read: Callable[[Source], Sized], write: Callable[[Message], Answer]
     ) -> Callable[[Source, float, str], Awaitable[Answer]]:
         """As `unary`, from what `read` reads a request of to what `write` makes of its response.
 
@@ -87,8 +87,9 @@ class Carrier:
             try:
                 if rpc.control:
                     self._gate.check(authorization)
-                message = self.read(read, source)
-                return write(await rpc.call(message, deadline=deadline))
+                request = self.read(read, source)
+                message = request[0]
+                return write(await rpc.call(request if rpc.sized else message, deadline=deadline))
             except asyncio.CancelledError:
                 code = gone(deadline)
                 raise
@@ -146,7 +147,7 @@ class Carrier:
         """Count the end of as much as `arrive` returned."""
         self._accepted -= accepted
 
-    def read(self, read: Callable[[Source], Message], source: Source) -> Message:
+    def read(self, read: Callable[[Source], Sized], source: Source) -> Sized:
         """What `read` makes of it; an InvalidRequest, which it may raise, is counted."""
         try:
             return read(source)
@@ -154,7 +155,7 @@ class Carrier:
             self._metrics.rejected["invalid"] += 1
             raise
 
-    def parse(self, rpc: Rpc, data: bytes) -> Message:
+    def parse(self, rpc: Rpc, data: bytes) -> Sized:
         """The request of a method. Raises: InvalidRequest."""
         try:
             if len(data) > SMALL_MESSAGE and has_more_fields(data, self._max_fields, rpc.nested):
@@ -162,7 +163,7 @@ class Carrier:
                     f"the message has more than {self._max_fields} fields, or a longer list of "
                     "numbers than any input takes"
                 )
-            return rpc.request.FromString(data)
+            return rpc.request.FromString(data), len(data)
         except DecodeError:
             name = rpc.request.DESCRIPTOR.full_name
             raise InvalidRequest(f"the request is not a {name} message") from None

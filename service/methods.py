@@ -32,12 +32,13 @@ class ImageClassifier:
         self._pipeline = pipeline
 
     async def classify(
-        self, request: pb.ClassifyRequest, *, deadline: float = math.inf
+        self, sized: tuple[pb.ClassifyRequest, int], *, deadline: float = math.inf
     ) -> pb.ClassifyResponse:
-        """Answer one request; `deadline` is of the monotonic clock.
+        """Answer one request of so many bytes; `deadline` is of the monotonic clock.
 
         Raises: RequestError.
         """
+        request, size = sized
         with self._pipeline.request(request.model, request.request_id):
             route = self._pipeline.route(
                 request.model,
@@ -45,18 +46,16 @@ class ImageClassifier:
                 request.version_label,
                 key=request.routing_key or request.request_id,
             )
-            return await self._classify(route, request, deadline)
+            return await self._classify(route, request, size, deadline)
 
     def classify_stream(
-        self, requests: AsyncIterator[pb.ClassifyRequest], *, deadline: float = math.inf
+        self, requests: AsyncIterator[tuple[pb.ClassifyRequest, int]], *, deadline: float = math.inf
     ) -> AsyncGenerator[pb.ClassifyStreamResponse, None]:
         """Answer each request of a stream in order; a failed one does not end the stream.
 
-        Raises: TooManyStreams, before anything is read.
+        Each comes with its bytes. Raises: TooManyStreams, before anything is read.
         """
-        return self._pipeline.stream(
-            requests, lambda request: self._outcome(request, deadline), _claim
-        )
+        return self._pipeline.stream(requests, lambda sized: self._outcome(sized, deadline), _claim)
 
     async def list_models(
         self, request: pb.ListModelsRequest, *, deadline: float = math.inf
@@ -74,13 +73,13 @@ class ImageClassifier:
             return describe(model, self._pipeline.models)
 
     async def _classify(
-        self, route: Route, request: pb.ClassifyRequest, deadline: float
+        self, route: Route, request: pb.ClassifyRequest, size: int, deadline: float
     ) -> pb.ClassifyResponse:
         model = route.model
         count = len(request.images)
         self._pipeline.check(count, request.request_id)
         top_k = _top_k(request, model)
-        size, level = request.ByteSize(), model.level(request.priority)
+        level = model.level(request.priority)
         with self._pipeline.admitted(model, count, size, deadline=deadline, level=level):
             images = _images(request.images, model)
             found = await self._pipeline.classify(route, images, deadline=deadline, level=level)
@@ -89,13 +88,12 @@ class ImageClassifier:
             return response
 
     async def _outcome(
-        self, request: pb.ClassifyRequest, deadline: float
+        self, sized: tuple[pb.ClassifyRequest, int], deadline: float
     ) -> pb.ClassifyStreamResponse:
         try:
-            return pb.ClassifyStreamResponse(
-                response=await self.classify(request, deadline=deadline)
-            )
+            return pb.ClassifyStreamResponse(response=await self.classify(sized, deadline=deadline))
         except Exception as error:
+            request = sized[0]
             code, text = told(error, request.request_id)
             return pb.ClassifyStreamResponse(
                 error=pb.Error(
@@ -107,13 +105,14 @@ class ImageClassifier:
             )
 
 
-def _claim(request: pb.ClassifyRequest) -> Claim:
+def _claim(sized: tuple[pb.ClassifyRequest, int]) -> Claim:
+    request, size = sized
     return Claim(
         request.model,
         request.version,
         request.version_label,
         len(request.images),
-        request.ByteSize(),
+        size,
         request.priority,
     )
 

@@ -17,7 +17,7 @@ from service.control import ModelControl
 from service.health import Health
 from service.methods import ImageClassifier
 from service.names import SERVICE
-from service.oip.table import CONTROLLED, INFERENCE, NESTED, OpenInference
+from service.oip.table import CONTROLLED, INFERENCE, INFERRING, NESTED, OpenInference
 from service.streaming import Streams
 from service.wire import NONE, Nested
 
@@ -27,6 +27,9 @@ REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full
 
 Kind = Literal["unary", "server_stream", "bidi_stream"]
 Stream = Callable[..., AsyncGenerator[Message, None]]
+Sized = tuple[Message, int]
+"""A request and the bytes that it had on the wire: to ask the message for them is to write it
+anew, which takes longer than to parse it."""
 
 # The library's stubs are older than the messages of List.
 _health: Any = health_pb2
@@ -50,11 +53,13 @@ class Rpc:
     """Messages in the request that count as large where they have many fields."""
     control: bool = False
     """Whether only those may call it who have the control token."""
+    sized: bool = False
+    """Whether `call` takes each request with its size, as Sized."""
 
     @property
     def counted(self) -> bool:
         """Whether its calls stand on /metrics, where probes would outnumber all others."""
-        return self.service == SERVICE or self.method in ("ModelInfer", "ModelStreamInfer")
+        return self.service == SERVICE or self.method in INFERRING
 
 
 def rpcs(
@@ -71,15 +76,27 @@ def rpcs(
     """
     check = health_pb2.HealthCheckRequest
     return (
-        Rpc(SERVICE, "Classify", "unary", pb.ClassifyRequest, classifier.classify),
+        Rpc(SERVICE, "Classify", "unary", pb.ClassifyRequest, classifier.classify, sized=True),
         Rpc(
-            SERVICE, "ClassifyStream", "bidi_stream", pb.ClassifyRequest, classifier.classify_stream
+            SERVICE,
+            "ClassifyStream",
+            "bidi_stream",
+            pb.ClassifyRequest,
+            classifier.classify_stream,
+            sized=True,
         ),
         Rpc(SERVICE, "ListModels", "unary", pb.ListModelsRequest, classifier.list_models),
         Rpc(SERVICE, "GetModel", "unary", pb.GetModelRequest, classifier.get_model),
         *(
             Rpc(
-                INFERENCE, name, _kind(name), kind, call, NESTED.get(name, NONE), name in CONTROLLED
+                INFERENCE,
+                name,
+                _kind(name),
+                kind,
+                call,
+                NESTED.get(name, NONE),
+                control=name in CONTROLLED,
+                sized=name in INFERRING,
             )
             for name, kind, call in inference.methods()
         ),

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from service.carrier import CallFailed, Carrier, failed, gone
 from service.deadlines import why_gone
-from service.rpcs import Rpc
+from service.rpcs import Rpc, Sized
 from service.status import Code
 
 Stream = Callable[[AsyncIterator[bytes], float], AsyncGenerator[bytes, None]]
@@ -63,8 +63,9 @@ def carried(carrier: Carrier, rpc: Rpc) -> Stream:
 
 async def _requests(
     carrier: Carrier, rpc: Rpc, messages: AsyncIterator[bytes], accepted: deque[int]
-) -> AsyncIterator[Message]:
+) -> AsyncIterator[Message | Sized]:
     parse = partial(carrier.parse, rpc)
     async for data in messages:
         accepted.append(carrier.arrive())
-        yield carrier.read(parse, data)
+        request = carrier.read(parse, data)
+        yield request if rpc.sized else request[0]

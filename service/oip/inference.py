@@ -34,9 +34,13 @@ class Inference:
         self._regions = regions
 
     async def model_infer(
-        self, request: pb.ModelInferRequest, *, deadline: float = math.inf
+        self, sized: tuple[pb.ModelInferRequest, int], *, deadline: float = math.inf
     ) -> pb.ModelInferResponse:
-        """Answer one request before its `timeout` and the deadline. Raises: RequestError."""
+        """Answer one request of so many bytes before its `timeout` and the deadline.
+
+        Raises: RequestError.
+        """
+        request, size = sized
         with self._pipeline.request(request.model_name, request.id):
             route = self._pipeline.route(
                 request.model_name,
@@ -45,29 +49,30 @@ class Inference:
             )
             microseconds = number(request.parameters, "timeout", "")
             if not microseconds:
-                return await self._infer(route, request, deadline)
+                return await self._infer(route, request, size, deadline)
             try:
                 async with asyncio.timeout(microseconds / 1e6):
                     sooner = min(deadline, monotonic() + microseconds / 1e6)
-                    return await self._infer(route, request, sooner)
+                    return await self._infer(route, request, size, sooner)
             except (TimeoutError, DeadlineExceeded):
                 raise DeadlineExceeded(
                     f"the request's timeout of {microseconds:,} microseconds has passed"
                 ) from None
 
     def model_stream_infer(
-        self, requests: AsyncIterator[pb.ModelInferRequest], *, deadline: float = math.inf
+        self,
+        requests: AsyncIterator[tuple[pb.ModelInferRequest, int]],
+        *,
+        deadline: float = math.inf,
     ) -> AsyncGenerator[pb.ModelStreamInferResponse, None]:
         """Answer each request of a stream in order; a failed one does not end the stream.
 
-        Raises: TooManyStreams, before anything is read.
+        Each comes with its bytes. Raises: TooManyStreams, before anything is read.
         """
-        return self._pipeline.stream(
-            requests, lambda request: self._outcome(request, deadline), _claim
-        )
+        return self._pipeline.stream(requests, lambda sized: self._outcome(sized, deadline), _claim)
 
     async def _infer(
-        self, route: Route, request: pb.ModelInferRequest, deadline: float
+        self, route: Route, request: pb.ModelInferRequest, size: int, deadline: float
     ) -> pb.ModelInferResponse:
         model = route.model
         source = find_input(request, model.spec, self._regions)
@@ -75,9 +80,8 @@ class Inference:
         self._pipeline.check(source.count, request.id, images=shape, id_field="id")
         output = find_output(request, model, source.count, self._regions)
         level = model.level(number(request.parameters, "priority", ""))
-        with self._pipeline.admitted(
-            model, source.count, source.size, deadline=deadline, level=level
-        ):
+        size = size_of(request, size)
+        with self._pipeline.admitted(model, source.count, size, deadline=deadline, level=level):
             images = self._images(source, model)
             found = await self._pipeline.classify(route, images, deadline=deadline, level=level)
             written = write_output(found.scores, output, model, self._regions)
@@ -94,13 +98,14 @@ class Inference:
         return Images(rows, steps=typed_pixels(source, rows))
 
     async def _outcome(
-        self, request: pb.ModelInferRequest, deadline: float
+        self, sized: tuple[pb.ModelInferRequest, int], deadline: float
     ) -> pb.ModelStreamInferResponse:
         try:
-            response = await self.model_infer(request, deadline=deadline)
+            response = await self.model_infer(sized, deadline=deadline)
             response.parameters[FINAL].bool_param = True
             return pb.ModelStreamInferResponse(infer_response=response)
         except Exception as error:
+            request = sized[0]
             _, text = told(error, request.id)
             return pb.ModelStreamInferResponse(
                 error_message=text,
@@ -108,13 +113,14 @@ class Inference:
             )
 
 
-def _claim(request: pb.ModelInferRequest) -> Claim:
+def _claim(sized: tuple[pb.ModelInferRequest, int]) -> Claim:
+    request, size = sized
     shapes = (tensor.shape for tensor in request.inputs)
     return Claim(
         request.model_name,
         *number_or_label(request.model_version),
         max((shape[0] for shape in shapes if shape), default=0),
-        size_of(request),
+        size_of(request, size),
         number(request.parameters, "priority", ""),
     )
 

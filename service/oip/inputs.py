@@ -48,20 +48,17 @@ class Input:
         """Whether its elements are numbers or texts of the message."""
         return self.tensor.HasField("contents")
 
-    @property
-    def size(self) -> int:
-        """As `size_of` the request."""
-        return size_of(self.request)
 
-
-def size_of(request: pb.ModelInferRequest) -> int:
+def size_of(request: pb.ModelInferRequest, received: int) -> int:
     """Bytes that a request takes in memory at most, with what it has in shared memory.
+
+    As so many bytes it was received.
 
     Raises: InvalidRequest.
     """
     numbers = sum(len(one.contents.uint_contents) for one in request.inputs)
     shared = sum(number(one.parameters, BYTE_SIZE, one.name) for one in request.inputs)
-    return request.ByteSize() + NUMBER_BYTES * numbers + shared
+    return received + NUMBER_BYTES * numbers + shared
 
 
 def find_input(request: pb.ModelInferRequest, spec: InputSpec, regions: Regions) -> Input:

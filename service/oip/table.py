@@ -37,7 +37,7 @@ NESTED: Mapping[str, Nested] = {
     "TraceSetting": {1: {2: {}}},  # the entries of a map, and their values
 }
 
-
+INFERRING = ("ModelInfer", "ModelStreamInfer")
 CONTROLLED = ("RepositoryModelLoad", "RepositoryModelUnload")
 
 

@@ -17,7 +17,7 @@ from service.oip.table import INFERENCE
 from service.rest.call import Call, Kind, Read
 from service.rest.http import Headers, HttpError, Request, Response, error_response, too_large
 from service.rest.routes import ROUTES, Route, find
-from service.rpcs import Rpc
+from service.rpcs import Rpc, Sized
 from service.status import UNKNOWN_TEXT, Code
 
 # By name, all codes of google.rpc.Code: Triton's statuses, and the usual ones of codes that Triton
@@ -128,10 +128,10 @@ def _advice(failure: CallFailed) -> Headers:
     return headers
 
 
-def _read(read: Read, kind: Kind, call: Call) -> Message:
+def _read(read: Read, kind: Kind, call: Call) -> Sized:
     message: Message = read(kind, call)
     call.body = b""  # it may be large, and the message holds a copy
-    return message
+    return message, message.ByteSize()
 
 
 def _as_it_is(message: Message) -> Message:

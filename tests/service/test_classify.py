@@ -221,11 +221,11 @@ def test_a_stream_answers_in_order_and_survives_bad_requests(
 def test_requests_without_images_do_not_run_ahead_of_their_answers() -> None:
     read = 0
 
-    async def requests() -> AsyncIterator[pb.ClassifyRequest]:
+    async def requests() -> AsyncIterator[tuple[pb.ClassifyRequest, int]]:
         nonlocal read
         while read < 1000:
             read += 1
-            yield pb.ClassifyRequest()
+            yield pb.ClassifyRequest(), 0
 
     async def take_one() -> None:
         decoder = Decoder(Limits(1, 1), Metrics(), Shares(1), processes=1)

@@ -93,6 +93,18 @@ def test_typed_pixels_take_their_turn_at_the_decoder_and_their_room_in_memory(mo
         assert server.metric("convoy_stage_seconds_count", stage="decode") == 1
 
 
+def test_what_came_of_a_request_counts_whether_or_not_it_is_still_there(models: Path) -> None:
+    parts = (Request(id="x" * 8_000), files_request(RED), Request(id="1"))
+    data = b"".join(one.SerializeToString() for one in parts)  # protobuf takes it for one message
+    with (
+        running_server(models, max_queue_bytes=10_000) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError, match="send fewer at once"):
+            call(data, timeout=PATIENCE)
+
+
 def test_image_files_are_decoded_as_in_classify(inference: Stub, server: Running) -> None:
     files = [RED, BLUE, solid("#205080", size=77, file_format="JPEG")]
     with server.stub() as stub:

@@ -64,6 +64,28 @@ def test_bytes_in_the_queue_are_bounded(models: Path) -> None:
         assert not waiting.done()
 
 
+@pytest.mark.parametrize("method", ["Classify", "ClassifyStream"])
+def test_what_came_of_a_request_counts_whether_or_not_it_is_still_there(
+    models: Path, method: str
+) -> None:
+    overwritten, request_id = (pb.ClassifyRequest(request_id=one) for one in ("x" * 8_000, "1"))
+    parts = (overwritten, ONE, request_id)  # which protobuf takes for one message
+    data = b"".join(one.SerializeToString() for one in parts)
+    with (
+        running_server(models, max_queue_bytes=10_000) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        call = channel.stream_stream(f"/convoy.v1.ImageClassifier/{method}")(
+            iter([data]), timeout=PATIENCE
+        )
+        if method == "ClassifyStream":
+            reply = pb.ClassifyStreamResponse.FromString(next(call))
+            assert "send fewer at once" in reply.error.message
+        else:
+            with pytest.raises(grpc.RpcError, match="send fewer at once"):
+                next(call)
+
+
 def test_a_request_that_can_never_fit_is_not_told_to_come_back(models: Path) -> None:
     with running_server(models, max_queue_size=2) as server, server.stub() as stub:
         with pytest.raises(grpc.RpcError, match="the queue holds 2") as failure:
