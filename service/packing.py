@@ -33,6 +33,8 @@ def unpack(data: bytes, most: int) -> bytes:
         raise TooLarge
     if not machine.eof:
         raise BadData("it ends too early")
+    if machine.unused_data:  # perhaps of another one, as gzip allows
+        raise BadData("something follows its end; pack it all as one")
     return unpacked
 
 

@@ -63,6 +63,14 @@ def test_a_packed_message_is_bounded_before_it_is_unpacked() -> None:
     assert failure.value.code is Code.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.parametrize("more", [gzip.compress(b"def"), b"garbage"], ids=["another", "garbage"])
+def test_what_follows_a_packed_message_is_not_left_out_without_a_word(more: bytes) -> None:
+    packed = gzip.compress(b"abc") + more
+    with pytest.raises(CallFailed, match="something follows its end") as failure:
+        taken(PREFIX.pack(1, len(packed)) + packed, 10_000, encoding=b"gzip")
+    assert failure.value.code is Code.INVALID_ARGUMENT
+
+
 def test_a_packed_message_that_ends_too_early_is_refused() -> None:
     packed = gzip.compress(b"abc")[:-1]
     with pytest.raises(CallFailed, match="ends too early") as failure:
