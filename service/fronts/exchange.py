@@ -78,8 +78,10 @@ class Exchange:
                 frames.feed(chunk)
                 data = frames.take()
             elif chunk:
-                raise CallFailed(Code.INVALID_ARGUMENT, "the call has more than one message")
+                raise _several()
         self._holding.hold(0)
+        if frames.take() is not None:
+            raise _several()
         frames.end()
         if data is None:
             raise CallFailed(Code.INVALID_ARGUMENT, "the call has no message")
@@ -239,6 +241,10 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+
+
+def _several() -> CallFailed:
+    return CallFailed(Code.INVALID_ARGUMENT, "the call has more than one message")
 
 
 class Messages:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from service.carrier import CallFailed
 from service.errors import InvalidRequest, QueueFull
 from service.fronts.exchange import Exchange
 from service.fronts.framing import Frames, frame
@@ -71,6 +72,14 @@ def test_a_message_is_refused_while_others_fill_the_room(unfinished: bytes) -> N
         again.cancel()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("parts", [(WHOLE + WHOLE,), (WHOLE, WHOLE)], ids=["at once", "in turn"])
+def test_a_unary_call_of_two_messages_is_told_so_however_they_come(
+    parts: tuple[bytes, ...],
+) -> None:
+    with pytest.raises(CallFailed, match="the call has more than one message"):
+        asyncio.run(message(Intake(1000), *parts, ends=True))
 
 
 def test_who_is_slow_makes_room_for_others() -> None:
