@@ -8,14 +8,13 @@ import signal
 import socket
 from asyncio.subprocess import Process
 from contextlib import suppress
-from tempfile import TemporaryDirectory
 from time import monotonic
 
 import structlog
 
 from service.backoff import Backoff
 from service.errors import UnfitError, UsageError
-from service.fronts.envoy import CONTROL, HERE, command, environment
+from service.fronts.envoy import CONTROL, HERE, admin_folder, admin_path, command, environment
 from service.settings import WITH_SECRETS, Settings
 
 # Beyond the drain timeout, for a process that does not even end.
@@ -35,8 +34,8 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._folder = TemporaryDirectory(prefix="convoy-")
-        admin = f"{self._folder.name}/envoy"
+        self._folder = admin_folder()
+        admin = admin_path(self._folder)
         self._environment = environment(admin)
         # Held for as long as this lives, so that another process finds the same ports again.
         self._sockets = []

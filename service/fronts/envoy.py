@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from google.protobuf import descriptor_pb2
@@ -26,6 +27,8 @@ CONTROL = "CONVOY_CONTROL_FD"
 HERE = "CONVOY_HERE_FD"
 ADMIN = "CONVOY_ENVOY_ADMIN"
 
+# Of a path at which a socket can listen, without the zero at its end (unix(7)).
+SOCKET_PATH_BYTES = 107
 # As many as the smallest answers that may go together in one.
 UPDATES_PER_FRAME = 10_000
 # Bytes of requests that wait in Envoy, where the service does not read on.
@@ -70,9 +73,29 @@ def why_not(settings: Settings) -> str | None:
     try:
         command(settings, "")
         environment("")
+        admin_folder().cleanup()
     except UsageError as error:
         return str(error)
     return None
+
+
+def admin_folder() -> TemporaryDirectory[str]:
+    """A new folder for the socket of Envoy's admin interface. Raises: UsageError."""
+    try:
+        folder = TemporaryDirectory(prefix="convoy-")
+    except OSError as error:
+        reason = f"there is no folder for its socket: {error.strerror}"
+        raise _unavailable(f"{reason}; set TMPDIR to one that can be written to") from None
+    if (size := len(os.fsencode(admin_path(folder)))) > SOCKET_PATH_BYTES:
+        folder.cleanup()
+        reason = f"the path of its socket has {size} bytes, must have {SOCKET_PATH_BYTES} at most"
+        raise _unavailable(f"{reason}; set TMPDIR to a shorter one")
+    return folder
+
+
+def admin_path(folder: TemporaryDirectory[str]) -> str:
+    """Where Envoy's admin interface listens."""
+    return f"{folder.name}/envoy"
 
 
 def environment(admin: str) -> dict[str, str]:

@@ -270,6 +270,22 @@ def line_after(script: str) -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
+@pytest.fixture(params=["missing", "long"])
+def temporary(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder for temporary files in which Envoy cannot have a socket."""
+    if request.param == "missing":
+        return tmp_path / "none"
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    return folder
+
+
+def test_without_a_place_for_its_socket_it_says_so(temporary: Path) -> None:
+    line = line_after(f"import tempfile; tempfile.tempdir = {str(temporary)!r}")
+    assert "front: envoy:" in line
+    assert "TMPDIR" in line
+
+
 @pytest.mark.parametrize("missing", ["pyvoy", "envoy", "find_libpython"])
 def test_without_its_packages_it_says_what_to_install(missing: str) -> None:
     line = line_after(f"import sys; sys.modules[{missing!r}] = None")
@@ -291,8 +307,21 @@ def test_it_is_the_default_where_it_can_run(models: Path, monkeypatch: pytest.Mo
 def test_elsewhere_the_default_serves_without_it_and_says_why(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    script = "import sys; sys.modules['pyvoy'] = None"
+    assert "pyvoy is missing" in reason_for_grpcio(models, script, monkeypatch)
+
+
+def test_the_default_serves_without_it_where_its_socket_has_no_place(
+    models: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"import tempfile; tempfile.tempdir = {str(temporary)!r}"
+    assert "TMPDIR" in reason_for_grpcio(models, script, monkeypatch)
+
+
+def reason_for_grpcio(models: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Why the default front is grpcio in a Python in which a line ran before."""
     monkeypatch.delenv("CONVOY_FRONT")
-    script = "import sys; sys.modules['pyvoy'] = None; from service.cli import main; main()"
+    script += "; from service.cli import main; main()"
     addresses = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0")
     command = [sys.executable, "-c", script, "--models", str(models), *addresses]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -302,4 +331,4 @@ def test_elsewhere_the_default_serves_without_it_and_says_why(
         process.communicate(timeout=PATIENCE)
     (front,) = [one for one in events if one["event"] == "front"]
     assert front["front"] == "grpcio"
-    assert "pyvoy is missing" in front["reason"]
+    return str(front["reason"])
