@@ -61,8 +61,11 @@ def _device(value: str) -> str:
 
 
 def _token(value: SecretStr) -> SecretStr:
-    if len(value.get_secret_value()) < 16:  # fewer can be guessed
-        raise ValueError("must have at least 16 characters")
+    # Fewer can be guessed; others do not come through a header as they are.
+    if not re.fullmatch("[!-~]{16,}", value.get_secret_value()):
+        raise ValueError(
+            "must be at least 16 characters of printable ASCII, no spaces and ends of lines"
+        )
     return value
 
 

@@ -239,7 +239,9 @@ def test_the_token_is_masked_wherever_settings_are_shown() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('"short-secret"', "must have at least 16 characters"),
+        ('"short-secret"', "must be at least 16 characters"),
+        (r'"correct-horse-battery\n"', "no spaces and ends of lines"),
+        ('"richtiges-pferd-für-batterie"', "of printable ASCII"),
         ("4711471147114711", "should be a valid string"),
     ],
 )
