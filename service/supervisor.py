@@ -15,12 +15,14 @@ import structlog
 from service.backoff import Backoff
 from service.errors import UnfitError, UsageError
 from service.fronts.envoy import CONTROL, HERE, admin_folder, admin_path, command, environment
+from service.listening import bound
 from service.settings import WITH_SECRETS, Settings
 
 # Beyond the drain timeout, for a process that does not even end.
 PATIENCE_SECONDS = 5.0
 # For what a process that has ended said just before.
 LAST_WORD_SECONDS = 1.0
+ANY_HOST = {"0.0.0.0", "::"}
 # Exit codes of a service that does not start, which has said why.
 SAID = {UsageError.exit_code, UnfitError.exit_code}
 
@@ -38,12 +40,9 @@ class Supervisor:
         admin = admin_path(self._folder)
         self._environment = environment(admin)
         # Held for as long as this lives, so that another process finds the same ports again.
-        self._sockets = []
-        changes = {}
-        for name in ("grpc_address", "http_address"):
-            reserved, changes[name] = _reserve(name, getattr(settings, name))
-            self._sockets.append(reserved)
-        self._settings = settings.model_copy(update=changes)
+        self._sockets = _reserved(settings)
+        grpc, http = map(_address, self._sockets)
+        self._settings = settings.model_copy(update={"grpc_address": grpc, "http_address": http})
         self._command = command(self._settings, admin)
         self._process: Process | None = None
         self._here = _working_directory(settings)
@@ -177,18 +176,22 @@ async def _ready_at(control: socket.socket) -> float | None:
     return monotonic() if said else None
 
 
-def _reserve(name: str, address: str) -> tuple[socket.socket, str]:
-    """Bind without listening, which keeps others from the port but not who reuses addresses."""
-    host, _, port = address.rpartition(":")
-    try:
-        family, kind, *_, where = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM
-        )[0]
-        reserved = socket.socket(family, kind)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(where)
-    except OSError as error:
-        setting = name.replace("_", "-")
-        raise UsageError(f"{setting}: cannot listen on {address}: {error.strerror}") from None
-    ip, port = reserved.getsockname()[:2]
-    return reserved, f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"
+def _reserved(settings: Settings) -> tuple[socket.socket, socket.socket]:
+    """Sockets for gRPC and HTTP, which do not listen. Raises: UsageError."""
+    addresses = (settings.grpc_address, settings.http_address)
+    grpc = bound("grpc-address", addresses[0])
+    http = bound("http-address", addresses[1])
+    (grpc_host, grpc_port), (http_host, http_port) = (one.getsockname()[:2] for one in (grpc, http))
+    # Sockets that do not listen may share a port; those that will cannot.
+    if grpc_port == http_port and (grpc_host == http_host or {grpc_host, http_host} & ANY_HOST):
+        raise UsageError(
+            "http-address: {1} has the port of grpc-address, {0}; give it another".format(
+                *addresses
+            )
+        )
+    return grpc, http
+
+
+def _address(one: socket.socket) -> str:
+    ip, port = one.getsockname()[:2]
+    return f"[{ip}]:{port}" if one.family == socket.AF_INET6 else f"{ip}:{port}"

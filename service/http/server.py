@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import socket
 import threading
 from collections.abc import Callable
 
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from service.errors import UsageError
 from service.http.application import Application
 from service.http.operators import Operators
 from service.http.protocol import Protocol
 from service.http.pulse import Pulse
+from service.listening import bound
 from service.rest.application import Rest
 from service.settings import Settings
 
@@ -38,7 +37,7 @@ class HttpServer:
     ) -> None:
         self._settings = settings
         self._operators = Operators(registry, pulse, ready)
-        self._socket = _listen(settings.http_address)
+        self._socket = bound("http-address", settings.http_address, backlog=BACKLOG)
         self.port: int = self._socket.getsockname()[1]
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -61,25 +60,6 @@ class HttpServer:
             self._server.should_exit = True
             self._thread.join()
         self._socket.close()
-
-
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    try:
-        family, kind, *_, where = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM
-        )[0]
-        listener = socket.socket(family, kind)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(where)
-            listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise UsageError(f"http-address: cannot listen on {address}: {error.strerror}") from None
-    return listener
 
 
 def _config(application: Application, settings: Settings) -> uvicorn.Config:

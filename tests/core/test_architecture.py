@@ -66,6 +66,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
             "gate",
             "intake",
             "lines",
+            "listening",
             "names",
             "packing",
             "ready",

@@ -177,6 +177,17 @@ def test_ports_in_use(models: Path) -> None:
             assert f"cannot listen on {address}" in line
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_one_port_for_both_addresses(models: Path, host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    addresses = (f"--grpc-address={host}:{port}", f"--http-address=127.0.0.1:{port}")
+    code, line = outcome(models, *addresses)
+    assert code == 2
+    assert "-address: " in line
+    assert f":{port}" in line
+
+
 def test_nothing_to_serve(tmp_path: Path) -> None:
     assert outcome(tmp_path / "none")[0] == 2
     code, line = outcome(tmp_path)
