@@ -178,16 +178,14 @@ async def _ready_at(control: socket.socket) -> float | None:
 
 def _reserved(settings: Settings) -> tuple[socket.socket, socket.socket]:
     """Sockets for gRPC and HTTP, which do not listen. Raises: UsageError."""
-    addresses = (settings.grpc_address, settings.http_address)
-    grpc = bound("grpc-address", addresses[0])
-    http = bound("http-address", addresses[1])
+    grpc = bound("grpc-address", settings.grpc_address)
+    http = bound("http-address", settings.http_address)
     (grpc_host, grpc_port), (http_host, http_port) = (one.getsockname()[:2] for one in (grpc, http))
     # Sockets that do not listen may share a port; those that will cannot.
     if grpc_port == http_port and (grpc_host == http_host or {grpc_host, http_host} & ANY_HOST):
         raise UsageError(
-            "http-address: {1} has the port of grpc-address, {0}; give it another".format(
-                *addresses
-            )
+            f"http-address: {settings.http_address} has the port of grpc-address, "
+            f"{settings.grpc_address}; give it another"
         )
     return grpc, http
 

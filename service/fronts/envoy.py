@@ -140,7 +140,7 @@ def configuration(settings: Settings, admin: str) -> dict[str, Any]:
         listener["address"]["socket_address"]["ipv4_compat"] = True
     http = listener["filter_chains"][0]["filters"][-1]["typed_config"]
     http.update(_http(settings))
-    if settings.access_log:
+    if settings.access_log and settings.log_level in ("debug", "info"):  # that of its lines
         http["access_log"] = [_access_log(settings.log_format)]
     http["http_filters"] = [_ascii_paths(), *_translators(settings), *http["http_filters"]]
     return bootstrap

@@ -21,8 +21,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from convoy.v1 import image_classifier_pb2 as pb
 from convoy.v1 import image_classifier_pb2_grpc as rpc
 from service.compiled import is_compiled
+from service.fronts import envoy
 from service.fronts.framing import Frames, frame
 from service.ready import wait_until_ready
+from service.settings import LogLevel, Settings
 from tests.bundles import make_bundle, solid
 from tests.servers import PATIENCE, Running, server_process
 from tests.service import http2
@@ -260,6 +262,12 @@ def test_a_path_that_is_no_text_is_refused(server: Running) -> None:
 @pytest.mark.parametrize("path", ["/a/\xff", "/v2/models/\xff", "/v2/models/%C3%28"])
 def test_a_path_of_raw_bytes_is_refused(server: Running, path: str) -> None:
     assert http2.wait_for_end(server.grpc_address, http2.post(path, bytes(5)), seconds=PATIENCE)
+
+
+@pytest.mark.parametrize(("level", "notes"), [("info", True), ("warning", False)])
+def test_calls_are_noted_at_the_levels_that_have_their_event(level: LogLevel, notes: bool) -> None:
+    settings = Settings(access_log=True, log_level=level)
+    assert ("StderrAccessLog" in json.dumps(envoy.configuration(settings, ""))) == notes
 
 
 def line_after(script: str) -> str:
