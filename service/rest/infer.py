@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from service.oip import grpc_service_pb2 as pb
 from service.oip.describing import ENCODED_NAME
 from service.rest import tensors
 from service.rest.call import Call, Kind, Told
-from service.rest.http import BINARY, JSON, Response
+from service.rest.http import BINARY, JSON, HttpError, Response
 from service.rest.json import elements, members, read_object, text
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -23,6 +24,9 @@ REGION = "shared_memory_region"
 MOST_TENSORS = 16
 MOST_PARAMETERS = 64
 MOST_DIMENSIONS = 64
+# Writing them holds everybody else up, for a thirtieth of a second with so many: a thousand classes
+# of 256 images.
+MAX_JSON_ELEMENTS = 2**18
 
 Parameters = Mapping[str, pb.InferParameter]
 
@@ -49,7 +53,10 @@ def read_infer(kind: Kind, call: Call) -> Told:
 
 
 def write_infer(call: Call, response: pb.ModelInferResponse) -> Response:
-    """The answer in JSON, in binary form where that is wanted."""
+    """The answer in JSON, in binary form where that is wanted.
+
+    Raises: HttpError where it is too much for JSON.
+    """
     told: dict[str, Any] = {"id": response.id} if response.id else {}
     told |= {"model_name": response.model_name, "model_version": response.model_version}
     if response.parameters:
@@ -63,6 +70,7 @@ def write_infer(call: Call, response: pb.ModelInferResponse) -> Response:
             parameters[SIZE] = len(data)
             binary.append(data)
         elif form == "json":
+            _check_elements(tensor)
             one["data"] = tensors.unpack(data, tensor.datatype)
         told["outputs"].append({**one, "parameters": parameters} if parameters else one)
     head = to_json(told)
@@ -70,6 +78,15 @@ def write_infer(call: Call, response: pb.ModelInferResponse) -> Response:
         return Response(200, head, [(b"content-type", JSON)])
     headers = [(b"content-type", BINARY), (HEADER_LENGTH, b"%d" % len(head))]
     return Response(200, b"".join([head, *binary]), headers)
+
+
+def _check_elements(tensor: pb.ModelInferResponse.InferOutputTensor) -> None:
+    if (count := math.prod(tensor.shape)) > MAX_JSON_ELEMENTS:
+        raise HttpError(
+            400,
+            f"{tensor.name}: {count:,} elements, must be {MAX_JSON_ELEMENTS:,} at most in JSON; "
+            "ask for binary data (binary_data_output), or for the best classes (classification)",
+        )
 
 
 class _Binary:

@@ -6,13 +6,14 @@ import base64
 import gzip
 import json
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.bundles import expected, solid
-from tests.servers import Running
+from tests.bundles import expected, make_bundle, solid
+from tests.servers import Running, running_server
 from tests.service.rest import (
     INFER,
     ask,
@@ -94,6 +95,21 @@ def test_photos_in_base64_and_their_classes(address: str) -> None:
 def test_a_photo_and_nothing_else(address: str) -> None:
     reply = ask(address, INFER, solid("green"), {LENGTH: "0"})
     assert scores(reply).argmax(axis=1).tolist() == [1]
+
+
+@pytest.mark.usefixtures("front")
+def test_more_numbers_than_json_should_hold_go_in_binary_form(tmp_path: Path) -> None:
+    make_bundle(tmp_path, labels=[f"class {k}" for k in range(8193)], size=8)
+    with running_server(tmp_path) as server:
+        for images, binary, status in ((31, False, 200), (32, False, 400), (32, True, 200)):
+            pixels = np.zeros((images, 8, 8, 3), np.uint8)
+            tensor = pixels_input(pixels, parameters={"binary_data_size": pixels.nbytes})
+            request = {"inputs": [tensor], "parameters": {"binary_data_output": binary}}
+            reply = ask(server.http_address, INFER, *with_binary(request, pixels.tobytes()))
+            assert reply.status == status
+            if status == 400:
+                assert reply.error.startswith("probabilities: 262,176 elements")
+                assert "binary_data_output" in reply.error
 
 
 @pytest.mark.parametrize("there", ["gzip", "deflate"])
