@@ -5,13 +5,8 @@ All raise InvalidRequest where the body is not what it should be.
 
 from __future__ import annotations
 
-from typing import Any
-
-from service.errors import InvalidRequest
 from service.rest.call import Call, Kind, Told
-from service.rest.json import decoded, members, read_message, read_object, text
-
-FILE = "file:"
+from service.rest.json import members, read_message, read_object, text
 
 
 def empty(kind: Kind, call: Call) -> Told:
@@ -44,11 +39,10 @@ def index(kind: Kind, call: Call) -> Told:
 
 
 def control(kind: Kind, call: Call) -> Told:
-    """What to load or to unload; the content of files is base64."""
+    """What to load or to unload; of parameters the names, as their values are of no use."""
     request = kind(repository_name=call.name("repository"), model_name=call.name("model"))
-    given = members(read_object(call.body).get("parameters"), "parameters")
-    for name, value in given.items():
-        _put(request.parameters, name, value)
+    for name in members(read_object(call.body).get("parameters"), "parameters"):
+        request.parameters.get_or_create(name)
     return request
 
 
@@ -78,17 +72,3 @@ def log_settings(kind: Kind, call: Call) -> Told:
         else:
             setting.string_param = text(value, name)
     return request
-
-
-def _put(parameters: Any, name: str, value: object) -> None:
-    where = f"parameters[{name[:64]}]"
-    if isinstance(value, bool):
-        parameters[name].bool_param = value
-    elif isinstance(value, int) and -(2**63) <= value < 2**63:
-        parameters[name].int64_param = value
-    elif not isinstance(value, str):
-        raise InvalidRequest(f"{where}: must be a string, a truth value or a number of 64 bits")
-    elif name.startswith(FILE):
-        parameters[name].bytes_param = decoded(value, where)
-    else:
-        parameters[name].string_param = value

@@ -113,6 +113,16 @@ def test_control_needs_the_token(models: Path, front: str) -> None:
                 assert ask(address, "/v2/models/tiny/ready").status == ready
 
 
+def test_parameters_of_a_load_are_refused_by_their_names(models: Path, front: str) -> None:
+    path, authorization = "/v2/repository/models/tiny/load", f"Bearer {TOKEN}"
+    request = {"parameters": {"config": {}, "file:1/model.onnx": "no base64"}}
+    with running_server(models, control_token=TOKEN) as server:
+        for address in rest_addresses(server, front):
+            reply = ask(address, path, request, {"Authorization": authorization})
+            assert reply.status == 501
+            assert reply.error.startswith("parameters: config, file:1/model.onnx: ")
+
+
 def test_a_timeout_of_the_request_holds(tmp_path: Path, front: str) -> None:
     pixels = np.zeros((1, 32, 32, 3), np.uint8)
     request = {
