@@ -20,26 +20,20 @@ from service.rest.routes import ROUTES, Route, find
 from service.rpcs import Rpc, Sized
 from service.status import UNKNOWN_TEXT, Code
 
-# By name, all codes of google.rpc.Code: Triton's statuses, and the usual ones of codes that Triton
-# does not have.
+# Triton's statuses, and the usual ones of codes that Triton does not have.
 STATUSES = {
-    "OK": 200,
-    "CANCELLED": 400,
-    "UNKNOWN": 400,
-    "INVALID_ARGUMENT": 400,
-    "DEADLINE_EXCEEDED": 504,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 400,
-    "PERMISSION_DENIED": 403,
-    "RESOURCE_EXHAUSTED": 429,
-    "FAILED_PRECONDITION": 400,
-    "ABORTED": 409,
-    "OUT_OF_RANGE": 400,
-    "UNIMPLEMENTED": 501,
-    "INTERNAL": 500,
-    "UNAVAILABLE": 503,
-    "DATA_LOSS": 500,
-    "UNAUTHENTICATED": 401,
+    Code.OK: 200,
+    Code.CANCELLED: 400,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 400,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.UNAUTHENTICATED: 401,
 }
 PUSHBACK = "grpc-retry-pushback-ms"
 # From here on, packing and unpacking is for another thread.
@@ -72,7 +66,7 @@ class Rest:
             return failure_response(failure)
         except Exception:
             log.exception("request_failed")
-            return error_response(STATUSES["INTERNAL"], UNKNOWN_TEXT)
+            return error_response(STATUSES[Code.INTERNAL], UNKNOWN_TEXT)
 
     async def _answer(self, request: Request) -> Response:
         route, names = find(request.method, request.path)
@@ -115,7 +109,7 @@ async def _perhaps_in_thread(work: Callable[[bytes, T], bytes], data: bytes, how
 
 def failure_response(failure: CallFailed) -> Response:
     """What a call that failed is in HTTP."""
-    return error_response(STATUSES[failure.code.name], str(failure), _advice(failure))
+    return error_response(STATUSES[failure.code], str(failure), _advice(failure))
 
 
 def _advice(failure: CallFailed) -> Headers:
