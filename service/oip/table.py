@@ -63,7 +63,12 @@ class OpenInference:
     def methods(self) -> Iterator[tuple[str, type[Message], Callable[..., Any]]]:
         """Name on the wire, message that it takes, and what answers it."""
         for method in _SERVICE.methods:
-            name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
-            for part in self._parts:
-                if call := getattr(part, name, None):
-                    yield method.name, getattr(pb, method.input_type.name), call
+            yield method.name, getattr(pb, method.input_type.name), self._answering(method.name)
+
+    def _answering(self, method: str) -> Callable[..., Any]:
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()
+        for part in self._parts:
+            if hasattr(part, name):
+                call: Callable[..., Any] = getattr(part, name)
+                return call
+        raise NotImplementedError(f"{method}: nothing here has a method {name}")
