@@ -31,16 +31,9 @@ class Level:
 class Room:
     """What one request holds of the queue."""
 
-    admission: Admission
     level: Level
     images: int
     size: int
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
-        self.admission.leave(self)
 
 
 class Admission:
@@ -75,7 +68,7 @@ class Admission:
         self._window_images = 0
 
     def admit(self, images: int, size: int, *, deadline: float, level: int = 1) -> Room:
-        """Take room for `images` images and `size` bytes; a `with` block gives it back at its end.
+        """Take room for `images` images and `size` bytes, until `leave`.
 
         Raises: InvalidRequest where the room is too small even when empty; QueueFull and
         QueueTooLong at once: better now than after a wait in vain.
@@ -88,7 +81,7 @@ class Admission:
         if before < self._saturated <= self._images:
             self._seconds_per_image = 0.0
             self._window_start, self._window_images = self._clock(), 0
-        return Room(self, own, images, size)
+        return Room(own, images, size)
 
     def share(self, images: int, size: int, *, level: int = 1) -> float:
         """What part of all the room of its level a request takes."""

@@ -309,7 +309,7 @@ class Admitted:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         model, metrics = self._model, self._model.metrics
-        self._room.__exit__()
+        model.admission.leave(self._room)
         model.leases.__exit__()
         if error is None:
             return

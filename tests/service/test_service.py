@@ -93,6 +93,14 @@ def test_a_request_that_can_never_fit_is_not_told_to_come_back(models: Path) -> 
         assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_room_comes_back_when_a_request_fails(models: Path) -> None:
+    with running_server(models, max_queue_size=1) as server, server.stub() as stub:
+        for _ in range(2):
+            with pytest.raises(grpc.RpcError, match=r"images\[0\]: "):
+                stub.Classify(pb.ClassifyRequest(images=[pb.Image(encoded=b"junk")]))
+        assert stub.Classify(ONE, timeout=PATIENCE).model == "tiny"
+
+
 def test_a_deadline_that_passes_in_the_queue_costs_no_compute(tmp_path: Path) -> None:
     with busy_server(tmp_path) as server, server.stub() as stub:
         with pytest.raises(grpc.RpcError) as failure:
