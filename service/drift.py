@@ -28,14 +28,14 @@ SLOTS = 12
 """Parts of the window: one ends, and is forgotten, at a time."""
 
 Scores = NDArray[np.float32]
-Shares = NDArray[np.float64]
+Proportions = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
-def stability_index(live: Shares, baseline: Shares) -> Shares:
+def stability_index(live: Proportions, baseline: Proportions) -> Proportions:
     """Sum of (p - q) ln(p / q) over the last axis, the bins, of shares [..., B] that sum to 1."""
     p, q = ((one + SMOOTHING) / (1 + one.shape[-1] * SMOOTHING) for one in (live, baseline))
-    index: Shares = ((p - q) * np.log(p / q)).sum(axis=-1)
+    index: Proportions = ((p - q) * np.log(p / q)).sum(axis=-1)
     return index
 
 
@@ -181,6 +181,6 @@ def _classes(manifest: Manifest, baseline: Baseline) -> Classes | Labels | None:
     return Labels(baseline.label_shares, manifest.cutoffs)
 
 
-def _yes_and_no(shares: Shares) -> Shares:
+def _yes_and_no(shares: Proportions) -> Proportions:
     """Shares [K] as histograms [K, 2]."""
     return np.stack([shares, 1 - shares], axis=-1)
