@@ -16,7 +16,7 @@ from service.carrier import CallFailed, Carrier
 from service.oip.table import INFERENCE
 from service.rest.call import Call, Kind, Read
 from service.rest.http import Headers, HttpError, Request, Response, error_response, too_large
-from service.rest.routes import ROUTES, Route, find
+from service.rest.routes import ENDPOINTS, Endpoint, find
 from service.rpcs import Rpc, Sized
 from service.status import UNKNOWN_TEXT, Code
 
@@ -50,11 +50,11 @@ class Rest:
     def __init__(self, carrier: Carrier, rpcs: Iterable[Rpc], *, max_bytes: int) -> None:
         self._most = max_bytes
         methods = {rpc.method: rpc for rpc in rpcs if rpc.service == INFERENCE}
-        self._calls: dict[Route, Callable[[Call, float, str], Awaitable[Message]]] = {}
-        for route in ROUTES:
-            rpc = methods[route.rpc]
-            read = partial(_read, route.read, rpc.request)
-            self._calls[route] = carrier.translated(rpc, read, _as_it_is)
+        self._calls: dict[Endpoint, Callable[[Call, float, str], Awaitable[Message]]] = {}
+        for endpoint in ENDPOINTS:
+            rpc = methods[endpoint.rpc]
+            read = partial(_read, endpoint.read, rpc.request)
+            self._calls[endpoint] = carrier.translated(rpc, read, _as_it_is)
 
     async def answer(self, request: Request) -> Response:
         """Answer one request, whatever is wrong with it; to be cancelled when its caller leaves."""
@@ -69,12 +69,14 @@ class Rest:
             return error_response(STATUSES[Code.INTERNAL], UNKNOWN_TEXT)
 
     async def _answer(self, request: Request) -> Response:
-        route, names = find(request.method, request.path)
+        endpoint, names = find(request.method, request.path)
         call = Call(names, request.headers, await self._unpacked(request))
         authorization = request.headers.get(b"authorization", b"").decode("latin-1")
-        message = await self._calls[route](call, math.inf, authorization)
-        response = route.write(call, message)
-        return await _packed(response, request.headers) if route.rpc == "ModelInfer" else response
+        message = await self._calls[endpoint](call, math.inf, authorization)
+        response = endpoint.write(call, message)
+        return (
+            await _packed(response, request.headers) if endpoint.rpc == "ModelInfer" else response
+        )
 
     async def _unpacked(self, request: Request) -> bytes:
         encoding = request.headers.get(b"content-encoding", b"identity").lower()

@@ -15,7 +15,7 @@ ROOT = "/v2"
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class Endpoint:
     """What answers a method of HTTP at a path below ROOT, and how the two are translated."""
 
     rpc: str
@@ -31,15 +31,15 @@ _REPOSITORY = r"/repository(/(?P<repository>[^/]+))?"
 _REGION = r"/region/(?P<region>[^/]+)"
 
 
-def _get(rpc: str, path: str, read: Read, write: Write) -> Route:
-    return Route(rpc, "GET", path, read, write)
+def _get(rpc: str, path: str, read: Read, write: Write) -> Endpoint:
+    return Endpoint(rpc, "GET", path, read, write)
 
 
-def _post(rpc: str, path: str, read: Read, write: Write) -> Route:
-    return Route(rpc, "POST", path, read, write)
+def _post(rpc: str, path: str, read: Read, write: Write) -> Endpoint:
+    return Endpoint(rpc, "POST", path, read, write)
 
 
-def _memory(kind: str) -> Iterable[Route]:
+def _memory(kind: str) -> Iterable[Endpoint]:
     path, rpc = f"/{kind.lower()}sharedmemory", f"{kind}SharedMemory"
     yield _get(f"{rpc}Status", f"{path}({_REGION})?/status", requests.of_region, answers.regions)
     yield _post(
@@ -50,13 +50,13 @@ def _memory(kind: str) -> Iterable[Route]:
     )
 
 
-def _control(action: str) -> Route:
+def _control(action: str) -> Endpoint:
     path = f"{_REPOSITORY}{_MODEL}/{action.lower()}"
     return _post(f"RepositoryModel{action}", path, requests.control, answers.nothing)
 
 
 # The first that fits is taken.
-ROUTES: tuple[Route, ...] = (
+ENDPOINTS: tuple[Endpoint, ...] = (
     _post("ModelInfer", f"{_VERSION}/infer", read_infer, write_infer),
     _get("ServerMetadata", "", requests.empty, answers.message),
     _get("ServerLive", "/health/live", requests.empty, answers.live),
@@ -77,7 +77,7 @@ ROUTES: tuple[Route, ...] = (
     _get("TraceSetting", f"({_MODEL})?/trace/setting", requests.traced, answers.trace),
     _post("TraceSetting", f"({_MODEL})?/trace/setting", requests.trace, answers.trace),
 )
-_PATTERNS = tuple((re.compile(ROOT + route.path), route) for route in ROUTES)
+_PATTERNS = tuple((re.compile(ROOT + endpoint.path), endpoint) for endpoint in ENDPOINTS)
 
 
 def serves(path: str) -> bool:
@@ -85,15 +85,15 @@ def serves(path: str) -> bool:
     return path == ROOT or path.startswith(f"{ROOT}/")
 
 
-def find(method: str, path: str) -> tuple[Route, Mapping[str, str | None]]:
+def find(method: str, path: str) -> tuple[Endpoint, Mapping[str, str | None]]:
     """What answers a request, and the names in its path. Raises: HttpError, 404 or 405."""
     path = path.removesuffix("/")
     allowed = []
-    for pattern, route in _PATTERNS:
+    for pattern, endpoint in _PATTERNS:
         if found := pattern.fullmatch(path):
-            if route.method == method:
-                return route, found.groupdict()
-            allowed.append(route.method)
+            if endpoint.method == method:
+                return endpoint, found.groupdict()
+            allowed.append(endpoint.method)
     if allowed:
         methods = ", ".join(allowed)
         raise HttpError(405, f"{method[:16]}: must be {methods}", [(b"allow", methods.encode())])
