@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class Wanted:
     """Images that are wanted together."""
 
     result: asyncio.Future[None]
@@ -49,9 +49,9 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One image of a request."""
+    """One of the images that are wanted."""
 
-    request: Request
+    wanted: Wanted
     data: bytes
     spec: InputSpec
     out: NDArray[np.uint8]
@@ -68,16 +68,16 @@ class Job:
             self.fail(InvalidRequest(f"{self.name}: {text}"))
         elif outcome == protocol.FAILED:
             self.fail(RuntimeError(f"decoding {self.name}: {text}"))
-        elif not self.request.result.done():
+        elif not self.wanted.result.done():
             self.out[...] = pixels.reshape(self.spec.shape)
-            self.request.left -= 1
-            if not self.request.left:
-                self.request.result.set_result(None)
+            self.wanted.left -= 1
+            if not self.wanted.left:
+                self.wanted.result.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """Fail its request, unless that is over already."""
-        if not self.request.result.done():
-            self.request.result.set_exception(error)
+        """Fail all of them, unless that is over already."""
+        if not self.wanted.result.done():
+            self.wanted.result.set_exception(error)
 
 
 @dataclass(slots=True)

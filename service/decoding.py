@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from convoy.imaging import InputSpec, Limits
 from service.awake import AWAKE, BEAT_SECONDS
-from service.decode_channel import Channel, Job, Pace, Request
+from service.decode_channel import Channel, Job, Pace, Wanted
 from service.errors import InvalidRequest, NotServing, StartupError
 from service.lines import Lines
 from service.metrics import Metrics
@@ -114,16 +114,16 @@ class Decoder:
         """
         if self._closed:
             raise NotServing("the service is stopping")
-        request = Request(self._loop.create_future(), len(images))
+        wanted = Wanted(self._loop.create_future(), len(images))
         for row, data in images:
-            job = Job(request, data, spec, out[row], f"{field}[{row}]", line)
+            job = Job(wanted, data, spec, out[row], f"{field}[{row}]", line)
             self._lines.put(line, job, level)
         try:
             self._feed()
-            await request.result
+            await wanted.result
         except BaseException:
             # Behind a flood of a higher level they would keep their bytes for as long as it lasts.
-            self._lines.discard(line, lambda job: job.request is request)
+            self._lines.discard(line, lambda job: job.wanted is wanted)
             raise
 
     async def run(self, function: Callable[[], None], *, line: str, level: int = 1) -> None:
@@ -154,7 +154,7 @@ class Decoder:
             job = self._next(channel)
             if job is None:
                 break
-            if job.request.result.done():
+            if job.wanted.result.done():
                 continue
             try:
                 channel.add(job)
