@@ -1,4 +1,4 @@
-"""Names that stand in the protocol, for modules that must not import the methods."""
+"""The name of the classifier's service, for modules that must not import its methods."""
 
 from __future__ import annotations
 
