@@ -157,10 +157,11 @@ def _decode_any(
     data: bytes, name: str, spec: InputSpec, limits: Limits, out: NDArray[np.uint8]
 ) -> None:
     with open_image(data, name, limits.max_pixels) as image:
-        orientation = _orientation(image)
         if name == "JPEG":
-            image.draft(None, _draft_size(spec, orientation))
-        _fit(_upright(load(image), orientation), spec, out)
+            image.draft(None, _draft_size(spec, _orientation(image)))
+        pixels = load(image)
+        # Asked only now: a PNG may say it behind its pixels, and Pillow has turned a TIFF.
+        _fit(_upright(pixels, _orientation(image)), spec, out)
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:

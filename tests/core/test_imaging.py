@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from convoy.errors import ImageError
 from convoy.imaging import InputSpec, Limits, decode, fit
@@ -116,6 +118,43 @@ def test_orientation_is_found_in_xmp_where_exif_has_none() -> None:
     image = quarters(16, 16)
     data = encode(image, "WEBP", lossless=True, xmp=xmp)
     assert_close(decode(data, spec(16, 16)), image.rotate(180))
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:D xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
+    'tiff:Orientation="{}"/></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_tiff_is_turned_once_by_its_xmp(orientation: int) -> None:
+    xmp = XMP.format(orientation).encode()
+    data = encode(quarters(48, 32), "TIFF", tiffinfo={700: xmp})
+    assert_close(*as_pillow_turns_it(data))
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("kind", ["exif", "xmp"])
+def test_a_png_is_turned_by_what_follows_its_pixels(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    name, content = {
+        "exif": (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")),
+        "xmp": (b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + XMP.format(orientation).encode()),
+    }[kind]
+    chunk = struct.pack(">L4s", len(content), name) + content
+    chunk += struct.pack(">L", zlib.crc32(chunk[4:]))
+    data = encode(quarters(48, 32))
+    end = data.rindex(b"IEND") - 4
+    assert_close(*as_pillow_turns_it(data[:end] + chunk + data[end:]))
+
+
+def as_pillow_turns_it(data: bytes) -> tuple[NDArray[np.uint8], Image.Image]:
+    """Our pixels of a file, of its own size once upright, and Pillow's."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    return decode(data, spec(*upright.size)), upright
 
 
 @pytest.mark.parametrize(

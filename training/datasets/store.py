@@ -25,7 +25,7 @@ from convoy.processors import processor_count
 from training.datasets.arrays import Rows, is_large, map_array, reserve
 from training.errors import TrainingError
 
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 """Raised when `convoy.imaging` makes other pixels of the same file; older stores are not used."""
 
 Entry = tuple[str, int, int]
