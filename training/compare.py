@@ -12,7 +12,7 @@ from convoy.bundle import Bundle
 from training.comparison import ClassChange, Comparison, Side
 from training.datasets import Split, open_source
 from training.errors import TrainingError
-from training.evaluate import find_tests, folder_split, trained_recipe
+from training.evaluate import find_tests, trained_recipe
 from training.measure import OnnxModel, measure
 from training.metrics import Z_95, decide, share_interval
 from training.recipe import Recipe
@@ -133,7 +133,7 @@ def _common_tests(
 ) -> list[Split]:
     """The same images for each of the two, at its own size."""
     if folder:
-        return [folder_split(bundle.manifest, data) for bundle in (old, new)]
+        return [find_tests(bundle, data, folder=True, only=only)[0] for bundle in (old, new)]
     trained = [bundle for bundle in (old, new) if bundle.manifest.training.recipe]
     if len(trained) == 2:
         pair = [find_tests(bundle, data, only=only)[0] for bundle in (old, new)]
@@ -165,10 +165,10 @@ def _hold_out_the_same(old: Recipe, new: Recipe, data: Path) -> bool:
 
 def _lent(split: Split, lender: Bundle, bundle: Bundle) -> Split:
     """A bundle's test split for one that has none, its labels in that one's order."""
-    if bundle.manifest.input.shape != lender.manifest.input.shape:
+    if bundle.manifest.input != lender.manifest.input:
         raise TrainingError(
-            f"{bundle.path}: takes images of {bundle.manifest.input.shape}, the test split has "
-            f"{lender.manifest.input.shape}; give an image folder, with --folder"
+            f"{bundle.path}: takes images of another size, or cut by another rule, than "
+            f"{lender.path}, whose test split it would get; give an image folder, with --folder"
         )
     places = [lender.manifest.labels.index(label) for label in bundle.manifest.labels]
     several = split.labels.ndim == 2

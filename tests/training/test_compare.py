@@ -100,19 +100,41 @@ def test_the_shipped_model_beats_the_mean_colour(
     assert found["p_value"] < 1e-50
 
 
-def test_what_one_may_have_learnt_is_refused(colours: Path, tmp_path: Path) -> None:
-    tiny, photos = Bundle.open(colours / "colours" / "1"), write_photos(tmp_path / "new", 8)
-    pair = []
-    for seed in (1, 2):
-        recipe = {"name": "c", "source": "folder", "image_size": 16, "seed": seed}
-        labels = ("blue", "green", "red")
-        training = tiny.manifest.training.model_copy(update={"recipe": recipe})
-        changes = {"training": training, "version": seed, "labels": labels}
-        files = {name: (tiny.path / name).read_bytes() for name in tiny.manifest.files}
-        pair.append(write_bundle(tmp_path, tiny.manifest.model_copy(update=changes), files))
+def test_a_split_that_there_is_not_is_refused(colours: Path, tmp_path: Path) -> None:
+    pair = [Bundle.open(colours / name / "1") for name in ("blind", "colours")]
+    photos = write_photos(tmp_path / "new", 1)
+    with pytest.raises(TrainingError, match="has no test split 'other', only new"):
+        compare_bundles(*pair, photos, folder=True, only="other")
+
+
+def trained(models: Path, seed: int, resize: str = "center-crop") -> Bundle:
+    """A bundle that says that it was trained on a folder of photos."""
+    tiny = make_bundle(models, "trained", seed, ("blue", "green", "red"), 16)
+    recipe = {"name": "c", "source": "folder", "image_size": 16, "seed": seed, "resize": resize}
+    changes = {
+        "name": "told",
+        "input": tiny.manifest.input.model_copy(update={"resize": resize}),
+        "training": tiny.manifest.training.model_copy(update={"recipe": recipe}),
+    }
+    files = {name: (tiny.path / name).read_bytes() for name in tiny.manifest.files}
+    return write_bundle(models, tiny.manifest.model_copy(update=changes), files)
+
+
+def test_what_one_may_have_learnt_is_refused(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "new", 8)
+    pair = [trained(tmp_path / "models", seed) for seed in (1, 2)]
     with pytest.raises(TrainingError, match="held out different test images, so one may have"):
         compare_bundles(*pair, photos)
     assert compare_bundles(pair[0], pair[0], photos).verdict == "no different"
+
+
+def test_images_cut_by_another_rule_are_not_lent(colours: Path, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "new", 8)
+    imported = Bundle.open(colours / "colours" / "1")
+    same, other = trained(tmp_path, 1), trained(tmp_path, 2, resize="stretch")
+    assert compare_bundles(imported, same, photos).images > 0
+    with pytest.raises(TrainingError, match="by another rule"):
+        compare_bundles(imported, other, photos)
 
 
 def test_other_classes_are_refused(
