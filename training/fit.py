@@ -21,7 +21,7 @@ from training.memory import keep_freed_memory
 from training.new_bundle import check_models, check_name, golden_files, read_golden
 from training.progress import HEAD, show
 from training.recipe import Recipe, load_recipe
-from training.runs import RECIPE_FILE, Run, new_run_path
+from training.runs import RECIPE_FILE, Run, new_run_folder
 from training.train import require_compiler, train
 
 SHOWN = 200
@@ -66,14 +66,13 @@ def _train(recipe: Recipe, arguments: argparse.Namespace, team: Team) -> tuple[R
         if team.leads:
             source.tests()  # only the export uses them: to find a bad one then is too late
             _tell_copies(source)
-    path = arguments.run or new_run_path(arguments.recipe)
     # Errors come before there is a run's folder.
     require_compiler(recipe, team.device)
     Batches(splits.train, recipe, team)
-    run = team.agree(_open_run(path, recipe, data, splits, arguments) if team.leads else None)
+    run = team.agree(_open_run(recipe, data, splits, arguments) if team.leads else None)
     assert run is not None
     if team.leads:
-        print(f"{path}: {_describe(splits)}\n{HEAD}", file=sys.stderr)
+        print(f"{run.path}: {_describe(splits)}\n{HEAD}", file=sys.stderr)
     _train_on(run, source, splits, arguments, team)
     return run, source, splits
 
@@ -95,9 +94,8 @@ def _describe(splits: Splits) -> str:
     return f"{len(splits.train):,} images to train on, of {count} classes: {names}"
 
 
-def _open_run(
-    path: Path, recipe: Recipe, data: Path, splits: Splits, arguments: argparse.Namespace
-) -> Run:
+def _open_run(recipe: Recipe, data: Path, splits: Splits, arguments: argparse.Namespace) -> Run:
+    path = arguments.run or new_run_folder(arguments.recipe)
     if arguments.resume or (restarts() and (path / RECIPE_FILE).exists()):
         return Run.resume(path, recipe, splits)
     return Run.create(path, recipe, data.resolve(), splits, name=arguments.name)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convoy.bundle import LOG_FILE
-from convoy.files import replace_file
 from training.errors import TrainingError, first_line
+from training.files import write_file
 from training.recipe import Recipe, differing_keys, parse_recipe
 
 if TYPE_CHECKING:
@@ -56,15 +56,24 @@ class Run:
 
         Raises: TrainingError where the folder holds a run already.
         """
-        if (path / RECIPE_FILE).exists():
-            raise TrainingError(
-                f"{path}: holds a run already; add --resume, or choose another --run"
-            )
         environment = {"name": name or recipe.name, **describe_environment(data, splits)}
         run = cls(path, recipe, environment)
-        run._write(ENVIRONMENT_FILE, json.dumps(run.environment, indent=2).encode())
-        # The last: a folder that holds it is a run's.
-        run._write(RECIPE_FILE, json.dumps(recipe.model_dump(mode="json"), indent=2).encode())
+        claim = path / RECIPE_FILE
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            claim.touch(exist_ok=False)
+        except OSError as error:
+            if claim.exists():
+                raise TrainingError(
+                    f"{path}: holds a run already; add --resume, or choose another --run"
+                ) from None
+            raise TrainingError(f"{claim}: cannot be written: {error.strerror}") from None
+        try:
+            run._write(ENVIRONMENT_FILE, json.dumps(run.environment, indent=2).encode())
+            run._write(RECIPE_FILE, json.dumps(recipe.model_dump(mode="json"), indent=2).encode())
+        except BaseException:
+            claim.unlink(missing_ok=True)  # what has not begun keeps nobody out
+            raise
         return run
 
     @classmethod
@@ -151,13 +160,7 @@ class Run:
         return loaded
 
     def _write(self, name: str, data: bytes) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path / name, data)
-        except OSError as error:
-            raise TrainingError(
-                f"{self.path / name}: cannot be written: {error.strerror}"
-            ) from None
+        write_file(self.path / name, data)
 
 
 def best_entry(log: Log) -> Mapping[str, Any]:
@@ -165,9 +168,25 @@ def best_entry(log: Log) -> Mapping[str, Any]:
     return max(log, key=lambda entry: (entry["validation_accuracy"], -entry["validation_loss"]))
 
 
-def new_run_path(recipe_name: str) -> Path:
-    """`runs/<recipe>-<time>`, in UTC."""
-    return Path("runs") / f"{Path(recipe_name).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+def new_run_folder(recipe_name: str) -> Path:
+    """Make `runs/<recipe>-<time>`, in UTC, with a number behind it where another run has that.
+
+    Raises: TrainingError where it cannot be made.
+    """
+    first = Path("runs") / f"{Path(recipe_name).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    path, number = first, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            path = first.with_name(f"{first.name}-{number}")
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: cannot be made: {error.strerror}; name another with --run"
+            ) from None
+        else:
+            return path
 
 
 def describe_environment(data: Path, splits: Splits) -> dict[str, Any]:

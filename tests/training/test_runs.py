@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,9 @@ import torch
 
 from tests.training.colours import tiny_recipe, write_photos
 from tests.training.stopping import full_disk
-from training.datasets import Splits, open_source, split_training
+from training.datasets import Labelled, Splits, open_source, split_training
 from training.errors import TrainingError
-from training.runs import CHECKPOINT_FILE, ENVIRONMENT_FILE, Run, commit_of
+from training.runs import CHECKPOINT_FILE, ENVIRONMENT_FILE, Run, commit_of, new_run_folder
 
 
 @pytest.fixture
@@ -92,6 +94,34 @@ def test_a_run_s_folder_is_not_used_twice(run: Run, splits: Splits) -> None:
         Run.create(run.path, run.recipe, Path("photos"), splits)
 
 
+def test_only_one_of_two_gets_a_folder(tmp_path: Path, splits: Splits) -> None:
+    met = threading.Barrier(2, timeout=60)
+
+    class Meeting(Labelled):
+        def __len__(self) -> int:
+            met.wait()  # both have found the folder free
+            return super().__len__()
+
+    def create(name: str) -> str:
+        meeting = replace(splits, train=Meeting(splits.train.images, splits.train.labels))
+        try:
+            return Run.create(tmp_path / "run", tiny_recipe(), Path("a"), meeting, name=name).name
+        except TrainingError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        made = {*pool.map(create, ("one", "other"))}
+    refusal = f"{tmp_path / 'run'}: holds a run already; add --resume, or choose another --run"
+    assert made == {refusal, Run.open(tmp_path / "run").name}
+
+
+def test_every_new_folder_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = [new_run_folder("tiny.toml") for _ in range(4)]
+    assert len({*made}) == 4
+    assert all(path.is_dir() and path.name.startswith("tiny-") for path in made)
+
+
 def test_folders_that_are_no_runs(tmp_path: Path, run: Run) -> None:
     with pytest.raises(TrainingError, match="not a run's folder"):
         Run.open(tmp_path)
@@ -114,9 +144,7 @@ def test_folders_that_are_no_runs(tmp_path: Path, run: Run) -> None:
 
 def test_a_run_s_folder_that_cannot_be_made(tmp_path: Path, splits: Splits) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        TrainingError, match=r"file/run/environment\.json: cannot be written: Not a"
-    ):
+    with pytest.raises(TrainingError, match=r"file/run/recipe\.json: cannot be written: Not a"):
         Run.create(tmp_path / "file" / "run", tiny_recipe(), Path("photos"), splits)
 
 
