@@ -77,6 +77,7 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
+    from training.datasets.location import find_data
     from training.evaluate import describe_totals
     from training.importer import Wanted, import_model, read_labels
     from training.speed import describe_speed
@@ -90,9 +91,10 @@ def _import(arguments: argparse.Namespace) -> None:
         description=arguments.description,
         license=arguments.license,
     )
+    data = None if arguments.data is None else find_data("folder", arguments.data)
     bundle, difference = import_model(
         arguments.model, wanted, _preprocessing(arguments),
-        arguments.models, arguments.golden, arguments.data,
+        arguments.models, arguments.golden, data,
     )  # fmt: skip
     manifest = bundle.manifest
     print(f"at most {difference:.2g} from the original, {len(manifest.labels):,} labels")

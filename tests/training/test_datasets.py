@@ -279,6 +279,17 @@ def test_data_are_found_by_environment(tmp_path: Path, monkeypatch: pytest.Monke
         find_data("folder", None)
 
 
+def test_data_that_no_bundle_could_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for given in (folder, Path(".")):
+        with pytest.raises(TrainingError, match=r"'caf\\udce9' is not named in UTF-8; rename it"):
+            find_data("folder", given)
+
+
 def test_a_recipe_s_photos_are_found_in_a_collection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

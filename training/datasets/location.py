@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from training.datasets.layout import is_utf8
 from training.errors import TrainingError
 
 DEFAULT = Path("..") / "shared" / "data"
@@ -35,6 +36,9 @@ def find_data(
     if given is not None:
         if source != "table" and not given.is_dir() and not download:
             raise TrainingError(f"{given}: no such folder; --data names the data set's folder")
+        for name in (given.name, given.resolve().name):  # the bundle and its page will say it
+            if not is_utf8(name):
+                raise TrainingError(f"{given}: {name!r} is not named in UTF-8; rename it")
         return given
     if source in OWN and within is None:
         raise TrainingError(OWN[source])
