@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import TextIO
 
 from convoy.arguments import count, number_or_label, positive, whole
+from convoy.console import complain, run_command
 from convoy.errors import ConvoyError
 
 DEFAULT_SERVER = "127.0.0.1:8500"
@@ -35,23 +35,7 @@ exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns: the exit code."""
-    _prepare_output()
-    code = 0
-    try:
-        code = _run(argv)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # Whoever read our output has left (`| head`).
-        code = code or 141
-    except OSError as error:
-        _complain(f"the output cannot be written: {error.strerror}")
-        code = code or 4
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        code = 130
-    _drop(sys.stdout)
-    return code
+    return run_command("convoy", lambda: _run(argv), unwritable=4)
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -60,36 +44,11 @@ def _run(argv: Sequence[str] | None) -> int:
         code: int = import_module(f"convoy.commands.{args.command}").run(args)
         return code
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain("convoy", "interrupted")
         return 130
     except ConvoyError as error:
-        _complain(str(error))
+        complain("convoy", str(error))
         return _exit_code(error)
-
-
-def _complain(text: str) -> None:
-    try:
-        print(f"convoy: {text}", file=sys.stderr)
-    except OSError:
-        _drop(sys.stderr)
-
-
-def _prepare_output() -> None:
-    # Python has None for a stream that was closed before (`>&-`).
-    sys.stdout = sys.stdout or os.fdopen(_nowhere(), "w")
-    sys.stderr = sys.stderr or os.fdopen(_nowhere(), "w")
-    # A label or file name that the terminal's encoding lacks must not end a long job.
-    for stream in (sys.stdout, sys.stderr):
-        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-
-
-def _drop(stream: TextIO) -> None:
-    """What is left in its buffer must not fail once more, at exit."""
-    os.dup2(_nowhere(), stream.fileno())
-
-
-def _nowhere() -> int:
-    return os.open(os.devnull, os.O_WRONLY)
 
 
 def _exit_code(error: ConvoyError) -> int:

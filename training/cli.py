@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convoy.arguments import count, whole
+from convoy.console import complain, run_command
 from convoy.errors import ConvoyError
 from training.bundle_commands import add_compare, add_data, add_evaluate, add_report
 from training.import_command import add_import
@@ -18,21 +18,31 @@ from training.interrupts import termination_interrupts
 if TYPE_CHECKING:
     from convoy.bundle import Bundle
 
+NAME = "convoy-train"
 BAD_INPUT = 2
 INTERRUPTED = 130  # as a shell reports SIGINT, and here for SIGTERM too
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    return run_command(NAME, lambda: _run(argv), unwritable=BAD_INPUT)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         with termination_interrupts():
             code: int | None = arguments.command(arguments)
     except ConvoyError as error:
-        print(f"convoy-train: {error}", file=sys.stderr)
+        complain(NAME, str(error))
         return BAD_INPUT
     except ModuleNotFoundError as error:
-        print(f"convoy-train: {error.name} is missing: pip install '.[train]'", file=sys.stderr)
+        complain(NAME, f"{error.name} is missing: pip install '.[train]'")
+        return BAD_INPUT
+    except OSError as error:
+        if error.filename is None:  # it is about the output
+            raise
+        complain(NAME, f"{error.filename}: {error.strerror}")
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -42,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The command line, without anything heavy behind it."""
     parser = argparse.ArgumentParser(
-        prog="convoy-train", description="Train image classifiers and write model bundles."
+        prog=NAME, description="Train image classifiers and write model bundles."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_fit(commands.add_parser("fit", help="train a network and export it"))

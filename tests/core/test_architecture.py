@@ -26,7 +26,7 @@ FORBIDDEN = {
 # named here stands for all of its modules.
 LAYERS: dict[str, list[tuple[str, ...]]] = {
     "convoy": [
-        ("v1", "arguments", "errors", "files", "processors"),
+        ("v1", "arguments", "console", "errors", "files", "processors"),
         ("jpeg", "resizing", "tiff"),
         ("image_files",),
         ("imaging",),

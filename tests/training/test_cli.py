@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -14,9 +15,10 @@ import torch
 
 from convoy.bundle import Bundle, list_versions
 from tests.bundles import shipped_bundle
+from tests.training.colours import tiny_recipe
 from tests.training.sources import cut_mnist
 from training.cli import main
-from training.datasets import open_source, split_training
+from training.datasets import Splits, open_source, split_training
 from training.recipe import load_recipe
 from training.runs import Run
 from training.train import train
@@ -63,6 +65,7 @@ def test_nothing_heavy_is_imported_at_the_start() -> None:
         (["summary", "mnist-mlp", "--set", "network.hidden=[1000000000]"], "can't allocate memory"),
         (["export", "gone"], "gone: not a run's folder"),
         (["evaluate", "gone"], "manifest.json"),
+        (["fit", "image-folder", "--data", 300 * "x"], "xxx: File name too long"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -72,6 +75,40 @@ def test_a_mistake_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def list_run(folder: Path, name: str, splits: Splits) -> list[str]:
+    """The command that prints a run's name."""
+    Run.create(folder / name, tiny_recipe(), Path("photos"), splits)
+    return [sys.executable, "-m", "training", "runs", str(folder)]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, splits: Splits) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            list_run(tmp_path, "run", splits), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    message = "convoy-train: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, message)
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, splits: Splits) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe:
+        done = subprocess.run(
+            list_run(tmp_path, "run", splits), stdout=pipe, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_name_that_the_terminal_lacks_is_escaped(tmp_path: Path, splits: Splits) -> None:
+    done = subprocess.run(
+        list_run(tmp_path, "caf\xe9", splits), capture_output=True, text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"caf\xe9 " in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def test_comparing_tells_macro_f1_and_what_it_judges_by(tmp_path: Path) -> None:
         ("file,tags\n1.png,a", "unknown column 'tags'; it takes file, labels, split"),
         ("file\n1.png", "has no column 'labels'"),
         ("file,labels\n1.png,a\ngone.png,b", "line 3: .*gone.png: no such file"),
+        ("file,labels\n1.png,a\n" + 300 * "x" + ",b", "line 3: .*xxx: no such file"),
         ("file,labels\n1.png,a,b", "line 2: not 2 cells"),
         ("file,labels\n1.png,a\n1.png,b", "line 3: .*1.png stands twice"),
         ("file,labels\n1.png,a\n./folder/../1.png,b", "line 3: .*1.png stands twice"),

@@ -10,6 +10,7 @@ A third column `split` may say of each whether it is for `train`, `validation` o
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -76,7 +77,7 @@ def read_table(file: Path) -> Rows:
     rows: Rows = {}
     for where, cells in _cells(file):
         photo = file.parent / cells["file"]
-        if not photo.is_file():
+        if not os.path.isfile(photo):  # false of a name that is too long for one, too
             raise TrainingError(f"{where}: {photo}: no such file; mend the path or remove the row")
         photo = photo.resolve()  # the same by whatever way it is reached
         if photo in rows:
