@@ -71,6 +71,37 @@ def test_a_store_that_is_broken_is_made_again(
     assert len(decoded) == 12
 
 
+def test_an_array_that_was_never_written_is_made_again(tmp_path: Path, cache: Path) -> None:
+    files = sorted(write_photos(tmp_path, 2).rglob("*.png"))
+    before = set(cache.iterdir())
+    pixels = Store.open(tmp_path, files, SPEC).read(files)[:]
+    (array,) = (set(cache.glob("*.npy"))) - before
+    array.write_bytes(b"")
+    assert np.array_equal(Store.open(tmp_path, files, SPEC).read(files)[:], pixels)
+
+
+def test_what_a_killed_command_left_is_removed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (
+        sorted(write_photos(tmp_path / name, 1, seed).rglob("*.png"))
+        for seed, name in enumerate(("one", "other"))
+    )
+    left = cache / ".writing-1-0123456789abcdef-0123456789abcdef.npy"
+    left.write_bytes(b"half of it")
+    decode = store.decode
+
+    def decode_beside_another(data: bytes, spec: InputSpec) -> np.ndarray:
+        if data == one[0].read_bytes():
+            Store.open(tmp_path / "other", other, SPEC)
+        return decode(data, spec)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "decode", decode_beside_another)
+        Store.open(tmp_path / "one", one, SPEC)
+    assert not [*cache.glob(".writing-*")]
+
+
 def test_what_an_older_release_kept_is_removed(tmp_path: Path, cache: Path) -> None:
     files = sorted(write_photos(tmp_path, 2).rglob("*.png"))
     before = set(cache.iterdir())

@@ -7,11 +7,13 @@ CONVOY_CACHE (by default ~/.cache/convoy) and may be deleted at any time.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +80,7 @@ class Store:
             return cls(before)
         try:
             index.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(index.parent)
             made = _write_pixels(file, entries, spec, before)
             replace_file(index, made.to_json())
             for old in set(index.parent.glob(f"{name}-*.npy")) - {file}:
@@ -111,16 +114,26 @@ def _write_pixels(file: Path, entries: list[Entry], spec: InputSpec, before: _In
     """Write a new array whole or not at all."""
     work = file.with_name(f".writing-{os.getpid()}-{file.name}")
     try:
-        new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
-        with work.open("r+b") as opened:
+        with work.open("wb") as opened:
+            with suppress(OSError):  # not every file system has locks
+                fcntl.flock(opened, fcntl.LOCK_EX)
+            new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
             reserve(opened.fileno(), work.stat().st_size)
-        photos = _fill(new, entries, spec, before)
-        new.flush()
-        pixels = map_array(work)
-        os.replace(work, file)
+            photos = _fill(new, entries, spec, before)
+            new.flush()
+            pixels = map_array(work)
+            os.replace(work, file)
     finally:
         work.unlink(missing_ok=True)
     return _Index(file, photos, pixels)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the arrays that killed processes began: those that nobody has locked."""
+    for work in folder.glob(".writing-*.npy"):
+        with suppress(OSError), work.open("r+b") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            work.unlink()
 
 
 def _fill(
@@ -166,7 +179,7 @@ def _read_index(index: Path) -> _Index:
             for (path, size, time), sha256, problem in content["photos"]
         ]
         found = _Index(file, photos, map_array(file))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         found = None
     if found is None or len(found.pixels) != len(found.photos):
         return _Index(index.with_suffix(".npy"), [], np.empty((0, 0, 0, 0), np.uint8))
