@@ -135,6 +135,11 @@ def test_a_bad_table_is_one_line(tmp_path: Path, text: str, message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
+def test_too_few_images_to_hold_any_out_are_refused() -> None:
+    with pytest.raises(TrainingError, match="none of the 3 images to train on can be held out"):
+        stratified_split(np.eye(3, dtype=np.uint8), 0.1, seed=0)
+
+
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"gone\.csv: No such file .*--data names the CSV file"):
         open_source(table_recipe(), tmp_path / "gone.csv")

@@ -141,7 +141,8 @@ def stratified_split(
 
     Of images with several labels at once, the rarest label counts as the class.
 
-    Raises: TrainingError where a class has only one image, with its name of `names`.
+    Raises: TrainingError where a class has only one image, with its name of `names`; where no
+    image can be drawn.
     """
     random = np.random.default_rng(seed)
     classes = labels if labels.ndim == 1 else rarest_label(labels)
@@ -156,6 +157,11 @@ def stratified_split(
         count = max(1, round(share * len(rows)))
         held.append(random.permutation(rows)[: min(count, len(rows) - 1)])
     drawn = np.sort(np.concatenate(held))
+    if not len(drawn):
+        raise TrainingError(
+            f"none of the {len(labels)} images to train on can be held out: each is the only one "
+            "of its rarest label; add more, or name those to hold out in a column split"
+        )
     return drawn, np.setdiff1d(np.arange(len(labels)), drawn)
 
 
