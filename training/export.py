@@ -17,7 +17,14 @@ from training.deployed import OPSET, Deployed, to_onnx
 from training.errors import TrainingError
 from training.measure import Answered, OnnxModel, summarise
 from training.metrics import describe_share, share_right
-from training.new_bundle import bundle_files, check_name, make_golden, next_version
+from training.new_bundle import (
+    bundle_files,
+    check_models,
+    check_name,
+    make_golden,
+    next_version,
+    read_golden,
+)
 from training.precision import LIMITS, calibration_images, convert, require_as_good
 from training.progress import show
 from training.runs import Log, Run, best_entry
@@ -50,6 +57,8 @@ def export_run(
     another precision; BundleError.
     """
     name = check_name(name or run.name)
+    check_models(models)
+    given = None if golden is None else read_golden(golden, source.spec)
     run.require_same_data(splits)
     log, deployed = restore(run, source)
     show(f"exporting epoch {best_entry(log)['epoch']} as {precision}")
@@ -64,7 +73,7 @@ def export_run(
     manifest = _manifest(run, log, source, deployed, name, next_version(models, name), precision)
     found = summarise(measured, deployed.thresholds, deployed.temperature)
     manifest = manifest.model_copy(update={"speed": speed, **found})
-    proof = make_golden(OnnxModel(graph), source.spec, tests[0], golden)
+    proof = make_golden(OnnxModel(graph), source.spec, tests[0], given)
     return write_bundle(models, manifest, bundle_files(manifest, graph, proof, measured, log))
 
 

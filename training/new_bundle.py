@@ -55,14 +55,17 @@ def check_models(models: Path) -> None:
         raise TrainingError(f"{there}: cannot be written to; name another with --models")
 
 
-def make_golden(model: OnnxModel, spec: InputSpec, test: Split, folder: Path | None) -> Golden:
-    """Inputs from a folder of image files, or from the test split, with the model's answers."""
-    if folder is None:
+def make_golden(
+    model: OnnxModel, spec: InputSpec, test: Split,
+    given: tuple[list[bytes], NDArray[np.uint8]] | None,
+) -> Golden:  # fmt: skip
+    """What `read_golden` gave, or inputs from the test split, with the model's answers."""
+    if given is None:
         rows = np.linspace(0, len(test) - 1, min(GOLDEN_IMAGES, len(test)), dtype=int)
         encoded = [_png(test.images[row]) for row in rows]
         pixels = np.stack([decode(data, spec) for data in encoded])
     else:
-        encoded, pixels = read_golden(folder, spec)
+        encoded, pixels = given
     return Golden(tuple(encoded), pixels, model(pixels))
 
 

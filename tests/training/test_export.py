@@ -101,6 +101,23 @@ def test_golden_inputs_decode_to_their_pixels(bundle: Bundle) -> None:
     np.testing.assert_allclose(answers, golden.probabilities, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("models", "golden", "message"),
+    [
+        ("models", "typo", "typo: no image files to make golden inputs of"),
+        ("file/models", None, "file: no folder; name another with --models"),
+    ],
+)
+def test_what_cannot_be_written_or_read_is_refused_before_the_run_is_read(
+    tmp_path: Path, photos: Path, splits: Splits, models: str, golden: str | None, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    unfinished = Run.create(tmp_path / "run", tiny_recipe(), photos, splits)
+    options = {"golden": golden and tmp_path / golden}
+    with pytest.raises(TrainingError, match=message):
+        export(unfinished, tmp_path / models, photos, **options)
+
+
 def test_versions_count_up_and_golden_files_are_taken(
     tmp_path: Path, finished: Run, photos: Path
 ) -> None:
