@@ -78,7 +78,8 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run of --run")
     parser.add_argument(
         "--workers", type=whole, metavar="N",
-        help="processes that prepare batches (default: none where the images fit into memory)",
+        help="processes that prepare batches (default: none where the images fit into memory, "
+        "unless they are changed one by one beside a GPU)",
     )  # fmt: skip
     parser.add_argument("--download", action="store_true", help="fetch the data set if missing")
 

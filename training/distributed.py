@@ -2,7 +2,8 @@
 
 `torchrun -m training fit ...` starts them. Gradients, batch statistics and figures are of the whole
 batch, so the number of processes changes nothing but rounding; but the masks of dropout are each
-process's own, and with accumulation batch statistics are of other parts of the batch.
+process's own, with accumulation batch statistics are of other parts of the batch, and a last batch
+of fewer images than processes counts its first image in them once more for each that gets none.
 """
 
 from __future__ import annotations

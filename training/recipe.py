@@ -142,7 +142,8 @@ class Recipe(_Table):
     """Where classes differ in size: `weights` weighs losses by the inverse of it, `sampling` draws
     images of every class equally often."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after so many epochs without a better validation accuracy; by default never."""
+    """Stop after so many epochs without a better one on the validation images, in accuracy or,
+    where that is equal, in loss; by default never."""
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
     """`bf16`: autocast; `fp16`: with scaled losses too, for GPUs without bf16; `auto`: bf16 where
     the hardware computes it natively."""
