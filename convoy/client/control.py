@@ -10,7 +10,8 @@ import grpc
 
 from convoy.client.base import as_name, as_target, as_timeout, as_version, check_open
 from convoy.client.channel import failure_of, open_channel
-from convoy.client.errors import InvalidRequest, Unavailable
+from convoy.client.errors import InvalidRequest
+from convoy.client.retry import error_of
 from convoy.v1 import model_control_pb2 as pb
 
 _SERVICE = "/convoy.v1.ModelControl/"
@@ -97,9 +98,5 @@ class ModelControl:
         try:
             state = call(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            failure = failure_of(error)
-            text = failure.message or f"the server answered {failure.code}"
-            if failure.error is Unavailable:
-                raise Unavailable(f"{self.target}: {text}") from None
-            raise failure.error(text) from None
+            raise error_of(failure_of(error), self.target, self._timeout) from None
         return ModelState(state.model, state.live_version or None, tuple(state.versions))

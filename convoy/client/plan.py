@@ -23,17 +23,14 @@ from convoy.client.chunks import (
     is_same,
     refused_image,
 )
-from convoy.client.errors import ClientError, InvalidRequest, ServerError, Timeout, Unavailable
+from convoy.client.errors import ClientError, InvalidRequest, ServerError, Timeout
 from convoy.client.inputs import Shape, is_array, source_of
-from convoy.client.retry import Failure, Retry
+from convoy.client.retry import Failure, Retry, error_of, no_answer
 from convoy.client.steps import END, Emit, Plan, Prepare, Read, Sleep, Start, Steps, Wait
 from convoy.client.types import Model, Result, parse_model, parse_response
 from convoy.v1 import image_classifier_pb2 as pb
 
 _HEALTH = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
-_UNREACHABLE = "failed to connect to all addresses"
-
-_TOO_LARGE = "message larger than max"
 PROBES = 2
 """Images of a failed call that are sent alone first, where the server names none: does each of them
 fail in the same way, so would the others."""
@@ -278,10 +275,10 @@ class Planner:
                 return outcome
             delay = self.retry.delay(outcome, call.attempt)
             if delay is None or self.clock() + delay >= call.deadline:
-                raise self._error(outcome)
+                raise error_of(outcome, self.target, self.timeout)
             yield Sleep(delay)
             if self.clock() >= call.deadline:
-                raise self._error(outcome)
+                raise error_of(outcome, self.target, self.timeout)
             yield from self._start(call)
 
     def deadline(self) -> float:
@@ -290,20 +287,4 @@ class Planner:
 
     def timed_out(self) -> Timeout:
         """The error of a call that was not done by then."""
-        return Timeout(f"{self.target}: no answer within {self.timeout:g} s")
-
-    def _error(self, failure: Failure) -> ClientError:
-        if failure.error is Timeout:
-            return self.timed_out()
-        if failure.code == "UNIMPLEMENTED":
-            return Unavailable(f"{self.target}: no Convoy server, or an older one")
-        if failure.message.startswith(_UNREACHABLE):
-            reason = failure.message.rpartition(": ")[2]
-            return Unavailable(f"{self.target}: no server answers there ({reason})")
-        if _TOO_LARGE in failure.message:
-            # gRPC has one code for this and for a full queue.
-            return InvalidRequest(failure.message)
-        detail = failure.message or f"the server answered {failure.code}"
-        if failure.error is Unavailable:
-            detail = f"{self.target}: {detail}"
-        return failure.error(detail)
+        return no_answer(self.target, self.timeout)

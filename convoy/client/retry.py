@@ -20,6 +20,8 @@ from convoy.client.errors import (
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 _TAKEN_BACK = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+_UNREACHABLE = "failed to connect to all addresses"
+_TOO_LARGE = "message larger than max"
 
 # Every status code that gRPC has, by name; OK is no failure.
 ERRORS: dict[str, type[ClientError]] = {
@@ -52,10 +54,30 @@ class Failure:
     pushback_ms: int | None = None
     """What the server said about trying again; negative: do not."""
 
-    @property
-    def error(self) -> type[ClientError]:
-        """The error this failure becomes."""
-        return ERRORS.get(self.code, ServerError)
+
+def error_of(failure: Failure, target: str, timeout: float) -> ClientError:
+    """What a call to `target` raises that has failed, in words for its caller.
+
+    `timeout`: the seconds it had.
+    """
+    kind = ERRORS.get(failure.code, ServerError)
+    if kind is Timeout:
+        return no_answer(target, timeout)
+    if failure.code == "UNIMPLEMENTED":
+        return Unavailable(f"{target}: no Convoy server, or an older one")
+    if failure.message.startswith(_UNREACHABLE):
+        reason = failure.message.rpartition(": ")[2]
+        return Unavailable(f"{target}: no server answers there ({reason})")
+    if _TOO_LARGE in failure.message:
+        # gRPC has one code for this and for a full queue.
+        return InvalidRequest(failure.message)
+    detail = failure.message or f"the server answered {failure.code}"
+    return kind(f"{target}: {detail}" if kind is Unavailable else detail)
+
+
+def no_answer(target: str, timeout: float) -> Timeout:
+    """The error of a call that was not done in time, in seconds."""
+    return Timeout(f"{target}: no answer within {timeout:g} s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

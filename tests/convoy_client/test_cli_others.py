@@ -153,6 +153,14 @@ def test_wrong_arguments_of_models(server, monkeypatch, capsys, arguments, text)
     assert text in err
 
 
+@pytest.mark.parametrize("action", [[], ["load", "tiny"]])
+def test_a_server_that_is_not_there(monkeypatch, capsys, action):
+    monkeypatch.setenv("CONVOY_CONTROL_TOKEN", "secret")
+    assert main(["models", *action, "--server", "127.0.0.1:1", "--timeout", "1"]) == 3
+    text = "convoy: 127.0.0.1:1: no server answers there (Connection refused)\n"
+    assert capsys.readouterr() == ("", text)
+
+
 def test_promote_takes_no_label(server):
     refused = pytest.raises(convoy.InvalidRequest, match="promote takes a number")
     with convoy.ModelControl(server.target, "secret") as control, refused:

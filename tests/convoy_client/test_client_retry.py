@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 import convoy
-from convoy.client.retry import ERRORS, Failure, parse_pushback
+from convoy.client.retry import ERRORS, Failure, error_of, parse_pushback
 from tests.convoy_client.fake import FakeServer
 
 RETRY = convoy.Retry(attempts=4, first_delay=0.1, max_delay=0.5)
@@ -47,7 +47,7 @@ def test_nothing_else_is_retried(code):
 
 def test_every_status_code_has_its_error():
     assert ERRORS.keys() == {code.name for code in grpc.StatusCode} - {"OK"}
-    assert issubclass(Failure("A_NEW_CODE", "").error, convoy.ServerError)
+    assert isinstance(error_of(Failure("A_NEW_CODE", ""), "here", 1.0), convoy.ServerError)
 
 
 def test_unavailable_is_sent_again(client, server):
