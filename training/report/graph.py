@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ class Graph:
             for name in node.input:
                 readers.setdefault(name, []).append(node)
         layers: list[Layer] = []
-        for node in _first_pass(graph.node):
+        for node in graph.node:
             if node.op_type in CONVOLUTIONS | POOLINGS:
                 convolves = node.op_type in CONVOLUTIONS
                 number = 1 + sum(layer.convolves == convolves for layer in layers)
@@ -109,20 +109,6 @@ class Graph:
                     )
                 )
         return layers
-
-
-def _first_pass(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """All nodes but those that filters met before lead to: a second pass over the mirror image."""
-    met: set[str] = set()
-    repeated: set[str] = set()
-    for node in nodes:
-        again = node.op_type in CONVOLUTIONS and node.input[1] in met
-        if again or not repeated.isdisjoint(node.input):
-            repeated.update(node.output)
-            continue
-        if node.op_type in CONVOLUTIONS:
-            met.add(node.input[1])
-        yield node
 
 
 def _activated(name: str, readers: dict[str, list[NodeProto]], constants: set[str]) -> str:
