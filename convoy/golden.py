@@ -45,10 +45,13 @@ class Golden:
         """Read what `to_bytes` wrote. Raises: BundleError."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                lengths, whole = file["lengths"].tolist(), file["encoded"].tobytes()
+                counts, whole = file["lengths"], file["encoded"].tobytes()
                 pixels, probabilities = file["pixels"], file["probabilities"]
         except Exception as error:  # NumPy and zipfile raise nearly anything on damaged files
             raise BundleError(f"{GOLDEN_FILE}: not readable: {error}") from None
+        if counts.ndim != 1 or counts.dtype.kind != "i" or 0 in (pixels.ndim, probabilities.ndim):
+            raise BundleError(f"{GOLDEN_FILE}: not readable: its arrays are not those of inputs")
+        lengths = counts.tolist()
         if not len(lengths) == len(pixels) == len(probabilities) > 0:
             raise BundleError(f"{GOLDEN_FILE}: holds no inputs, or a different number of outputs")
         if min(lengths) < 0 or sum(lengths) != len(whole):

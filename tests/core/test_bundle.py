@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -205,6 +206,15 @@ def test_a_damaged_bundle_is_refused(bundle: Bundle, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def changed_golden(**changes: Any) -> bytes:
+    """A golden file with other arrays."""
+    with np.load(io.BytesIO(golden().to_bytes())) as file:
+        arrays = dict(file) | changes
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
 def test_a_golden_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
     wrong = Golden((b"a",), np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 3), np.float32))
     bundle = write_bundle(tmp_path, manifest(), files() | {GOLDEN_FILE: wrong.to_bytes()})
@@ -221,6 +231,10 @@ def test_a_golden_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
         (golden(0).to_bytes(), "holds no inputs"),
         (Golden((b"a",), golden().pixels, golden().probabilities).to_bytes(), "different number"),
         (Golden((b"a", b""), *[np.zeros((2, 3))] * 2).to_bytes(), "float64 pixels"),
+        (changed_golden(pixels=np.uint8(0)), "not readable: its arrays"),
+        (changed_golden(lengths=np.int64(2)), "not readable: its arrays"),
+        (changed_golden(lengths=np.ones((2, 1), np.int64)), "not readable: its arrays"),
+        (changed_golden(lengths=np.ones(2)), "not readable: its arrays"),
     ],
 )
 def test_a_damaged_golden_is_refused(tmp_path: Path, data: bytes, text: str) -> None:
