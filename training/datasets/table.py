@@ -41,7 +41,7 @@ class Row(NamedTuple):
     """`train`, too, where the file does not say."""
 
 
-Rows = dict[Path, Row]
+Listed = dict[Path, Row]
 """Every photo, in the file's order."""
 
 
@@ -72,9 +72,9 @@ class Table(Photos):
         return cls(root, recipe)
 
 
-def read_table(file: Path) -> Rows:
+def read_table(file: Path) -> Listed:
     """Every row of a CSV file. Raises: TrainingError naming the line."""
-    rows: Rows = {}
+    rows: Listed = {}
     for where, cells in _cells(file):
         photo = file.parent / cells["file"]
         if not os.path.isfile(photo):  # false of a name that is too long for one, too
@@ -92,7 +92,7 @@ def read_table(file: Path) -> Rows:
     return rows
 
 
-def label_names(file: Path, rows: Rows) -> tuple[str, ...]:
+def label_names(file: Path, rows: Listed) -> tuple[str, ...]:
     """All labels, sorted. Raises: TrainingError naming one that too few photos have."""
     counts = Counter(name for row in rows.values() for name in row.labels)
     if not counts:
