@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,11 +37,16 @@ class Plan:
     """How CUDA runs one network; what is best differs by network and GPU."""
 
     search: Literal["HEURISTIC", "EXHAUSTIVE"] = "HEURISTIC"
-    """How cuDNN chooses the algorithm of each convolution."""
+    """How cuDNN chooses the algorithm of each convolution: by its heuristics of mode A, or by those
+    of mode B, which take longer and may choose better. Whatever the name says, neither searches."""
     nhwc: bool = False
     """Whether channels come last in memory."""
     graphs: bool = False
     """Whether each bucket is recorded once and then launched as a whole."""
+
+    def without_graphs(self) -> Plan:
+        """What runs without CUDA graphs: then algorithms are chosen at each change of size."""
+        return replace(self, graphs=False, search="HEURISTIC")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ def find_plan(
     )
     if (plan := memory.recall()) is not None or beside:
         plan = plan or Plan()
-        return replace(plan, graphs=False) if beside else plan
+        return plan.without_graphs() if beside else plan
     images = filled(golden.pixels, most)
     with _fit(bundle):
         plan = choose(lambda plan: cost(_load(bundle, device, plan, settings), images))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from service.devices import Device, select_device
+from service.devices import select_device
 from service.loading import warm_up
 from service.opening import LONGEST_REST, open_model
-from service.session import Rows, Scores, Session
 from service.settings import Settings
 from tests.bundles import make_bundle
+from tests.service.sessions import Recorder
 
 
 @pytest.mark.parametrize(("beside", "expected"), [(False, []), (True, [0.75, LONGEST_REST])])
@@ -50,15 +50,3 @@ def test_only_buckets_are_all_warmed_up(tmp_path: Path, bound: bool, sizes: list
     session = Recorder(bundle.model_path, select_device("cpu"), threads=1)
     warm_up(bundle.golden(), session, 6, bound=bound)
     assert session.sizes == sizes
-
-
-class Recorder(Session):
-    """A session that remembers the sizes of its batches."""
-
-    def __init__(self, model: Path, device: Device, *, threads: int) -> None:
-        super().__init__(model, device, threads=threads)
-        self.sizes: list[int] = []
-
-    def run(self, *parts: Rows) -> Scores:
-        self.sizes.append(sum(map(len, parts)))
-        return super().run(*parts)

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 
-from service.devices import CPU, CUDA, TENSORRT, Device, Engines, Plan, provider_options
+from service.devices import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    Device,
+    Engines,
+    Plan,
+    provider_options,
+    select_device,
+)
 from service.errors import ModelFailure, UnfitError
 from service.keeper import Keeper
+from service.loading import find_plan
 from service.metrics import Metrics
 from service.settings import Settings
 from service.shares import Shares
-from service.tuning import Memory, choose
+from service.tuning import RUNS, Memory, choose, cost
 from tests.bundles import make_bundle
+from tests.service.sessions import Recorder
 
 BOUND = Device(CPU, slots=2, bound=True)
 
@@ -27,6 +41,23 @@ def test_each_change_stays_that_makes_it_faster() -> None:
         return 1.0 - 0.2 * (plan.search == "EXHAUSTIVE") + 0.1 * plan.nhwc - 0.3 * plan.graphs
 
     assert choose(measure) == Plan(search="EXHAUSTIVE", nhwc=False, graphs=True)
+
+
+def test_the_dear_choice_of_algorithms_is_tried_with_graphs_only() -> None:
+    tried = []
+
+    def measure(plan: Plan) -> float:
+        tried.append(plan)
+        return 1.0
+
+    assert choose(measure) == Plan()
+    assert tried == [Plan(), Plan(graphs=True), Plan(nhwc=True)]
+
+
+def test_batches_of_two_sizes_take_turns_while_the_clock_runs(tmp_path: Path) -> None:
+    session = Recorder(make_bundle(tmp_path).model_path, select_device("cpu"), threads=1)
+    assert cost(session, np.zeros((4, 32, 32, 3), np.uint8)) > 0
+    assert session.sizes == [4, 1] * (1 + RUNS)
 
 
 def test_noise_changes_nothing() -> None:
@@ -121,6 +152,18 @@ def test_tensorrt_is_told_the_batches_and_where_engines_stay(tmp_path: Path) -> 
     assert (told["trt_fp16_enable"], told["trt_engine_cache_path"]) == ("1", str(tmp_path))
     homeless = options(Device(TENSORRT), engines=Engines(None, (224, 200, 3), 64, half=False))
     assert "trt_engine_cache_path" not in homeless[TENSORRT]
+
+
+def test_beside_others_a_plan_is_recalled_without_what_needs_graphs(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    settings = Settings(cache=tmp_path / "cache", max_batch_size=2)
+    find = partial(find_plan, bundle, bundle.golden(), BOUND, settings)
+    find(beside=False)
+    (file,) = (tmp_path / "cache" / "plans").iterdir()
+    best = Plan(search="EXHAUSTIVE", nhwc=True, graphs=True)
+    file.write_text(json.dumps({"plan": asdict(best)}))
+    assert find(beside=False) == best
+    assert find(beside=True) == Plan(nhwc=True)
 
 
 def test_beside_others_that_serve_nothing_is_measured(tmp_path: Path) -> None:
