@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -18,9 +19,11 @@ from service import cuda
 from service.bound import BoundSession, bucket_sizes
 from service.devices import CPU, TENSORRT, Device, Engines, Plan, provider_options
 from service.errors import ModelFailure, OutOfMemory, UnfitError
-from service.session import Session
+from service.session import Scores, Session
 from service.settings import Settings
 from service.tuning import Memory, choose, cost, filled
+
+Made = TypeVar("Made")
 
 log = structlog.get_logger()
 
@@ -78,12 +81,35 @@ def open_session(
     Raises: UnfitError naming the file and the reason.
     """
     most = batch_limit(bundle.manifest, settings.max_batch_size)
-    with _fit(bundle):
+
+    def ready(plan: Plan) -> Session:
         session = _load(bundle, device, plan, settings)
         # First, so that what is proven is what will run: on CUDA, recorded graphs.
         warm_up(golden, session, most, bound=device.bound)
+        if plan.graphs:
+            prove_graphs(bundle, golden, session, most)
+        return session
+
+    with _fit(bundle):
+        session = recorded(ready, plan)
         _replay(bundle, golden, session, most)
     return session
+
+
+def recorded(make: Callable[[Plan], Made], plan: Plan) -> Made:
+    """What `make` makes of a plan, or of one without CUDA graphs where it cannot record them.
+
+    When a plan was chosen, only two buckets were recorded, and there may have been more memory.
+
+    Raises: what `make` raises without graphs.
+    """
+    try:
+        return make(plan)
+    except (ModelFailure, OutOfMemory) as error:
+        if not plan.graphs:
+            raise
+        log.warning("graphs_refused", reason=getattr(error, "detail", str(error)))
+    return make(plan.without_graphs())
 
 
 def prove(bundle: Bundle, golden: Golden, device: Device, plan: Plan, settings: Settings) -> None:
@@ -182,13 +208,34 @@ def _replay(bundle: Bundle, golden: Golden, session: Session, most: int) -> None
             f"{file}: the model gives {rows.shape} for the golden inputs, "
             f"expected {golden.probabilities.shape}"
         )
-    far = float(np.abs(rows - golden.probabilities).max())
+    far = _distance(rows, golden.probabilities)
     if not far <= bundle.manifest.golden_tolerance:  # a NaN must fail too
         raise UnfitError(
             f"{file}: probabilities are {far:.2g} off, the manifest allows "
             f"{bundle.manifest.golden_tolerance:.2g}; the model is not the one that was exported, "
             "or this device computes it wrongly"
         )
+
+
+def prove_graphs(bundle: Bundle, golden: Golden, session: Session, most: int) -> None:
+    """Have each bucket's CUDA graph answer as the network did when it was exported.
+
+    The golden inputs come in another order than the graphs were recorded with: one that has kept
+    anything of them shows it.
+
+    Raises: ModelFailure naming the bucket.
+    """
+    for size in bucket_sizes(most):
+        rows = session.run(filled(golden.pixels[::-1], size))
+        wanted = np.resize(golden.probabilities[::-1], (size, *golden.probabilities.shape[1:]))
+        if not _distance(rows, wanted) <= bundle.manifest.golden_tolerance:
+            raise ModelFailure(
+                f"the CUDA graph for {size} images gives other probabilities than the network"
+            )
+
+
+def _distance(rows: Scores, wanted: Scores) -> float:
+    return float(np.abs(rows - wanted).max())
 
 
 def warm_up(golden: Golden, session: Session, most: int, *, bound: bool) -> None:
