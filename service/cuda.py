@@ -60,6 +60,9 @@ def describe(index: int) -> Gpu:
 
 def load_libraries(*, tensorrt: bool) -> None:
     """Load CUDA's libraries, and TensorRT's, from their Python packages where those are."""
+    # For every session, ONNX Runtime would warn that CUDA is built in and no plug-in. That is its
+    # process's logger, which the severity of a session does not bind.
+    ort.set_default_logger_severity(3)
     ort.preload_dlls()
     if tensorrt:
         with suppress(ImportError, OSError):  # OSError: it lacks a library itself

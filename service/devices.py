@@ -15,6 +15,8 @@ TENSORRT, CUDA = "TensorrtExecutionProvider", "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 # While one batch computes, the next is copied.
 GPU_SLOTS = 2
+# What ONNX Runtime says where TensorRT's libraries do not load.
+NO_TENSORRT = "Please install TensorRT libraries"
 _REMEDY = "install the NVIDIA driver and Convoy's extra `gpu`, or start with --device cpu"
 
 
@@ -90,15 +92,20 @@ def _why_not(provider: str, index: int) -> str | None:
     return cuda.why_none(index)
 
 
-def not_loaded(device: Device, got: str) -> NoCudaError:
-    """What to say where a session did not get its provider, which ONNX Runtime only logs."""
+def unusable(device: Device, reason: str) -> NoCudaError:
+    """What to say where ONNX Runtime cannot make a device's provider, for the reason it gives."""
+    if NO_TENSORRT in reason:
+        return not_loaded(device)
+    return NoCudaError(f"asked for {device.provider}: {reason}")
+
+
+def not_loaded(device: Device) -> NoCudaError:
+    """What to say where the libraries of a device's provider are missing."""
     libraries, remedy = "the CUDA 13 or cuDNN 9 libraries", _REMEDY
     if device.provider == TENSORRT:
         libraries = "the TensorRT 10 libraries"
         remedy = "install Convoy's extra `tensorrt`, or start with --device cuda"
-    return NoCudaError(
-        f"asked for {device.provider}, the session got {got}: {libraries} did not load; {remedy}"
-    )
+    return NoCudaError(f"asked for {device.provider}: {libraries} did not load; {remedy}")
 
 
 def provider_options(

@@ -12,11 +12,17 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from convoy.bundle import INPUT_NAME, OUTPUT_NAME
-from service.devices import CPU, Device, not_loaded
+from service.devices import CPU, Device, not_loaded, unusable
 from service.errors import ModelFailure, OutOfMemory, RequestError, UnfitError
 
-# As ONNX Runtime's own allocator, the CUDA runtime, and its libraries put it.
-NO_MEMORY = re.compile(r"Failed to allocate memory|out of memory|ALLOC_FAILED|bad_alloc")
+# As ONNX Runtime's own allocator without and with a limit, the CUDA runtime, and its libraries put
+# it.
+NO_MEMORY = re.compile(
+    r"Failed to allocate memory|Available memory of \d+ is smaller|out of memory"
+    r"|ALLOC(ATION)?_FAILED|bad_alloc"
+)
+# Where in ONNX Runtime's source something failed, which would take all the room for what failed.
+PLACE = re.compile(r"/\S+:\d+ [^()]*(\([^()]*\))+( const)?( \[with [^\]]*\])? ")
 MEMORY_RETRY_SECONDS = 1.0
 
 Rows = NDArray[np.uint8]
@@ -28,8 +34,8 @@ ON_CPU: Providers = ((CPU, {}),)
 class Session:
     """A loaded network; `run` may be called from one thread at a time.
 
-    Raises: UnfitError where the file is no classifier; NoCudaError where the device's provider did
-    not load.
+    Raises: UnfitError where the file is no classifier; NoCudaError where the device's provider
+    cannot be had.
     """
 
     def __init__(
@@ -37,15 +43,19 @@ class Session:
     ) -> None:
         try:
             self._session = ort.InferenceSession(
-                model, session_options(device, threads), providers=list(providers)
+                model,
+                session_options(device, threads),
+                providers=list(providers),
+                enable_fallback=0,  # which would hide why a provider cannot be had
             )
-        except Exception as error:  # ONNX Runtime raises a dozen types of its own
+        except Exception as error:  # ONNX Runtime raises a dozen types of its own: of models, only
+            if device.provider != CPU and isinstance(error, (RuntimeError, ValueError)):
+                raise unusable(device, _first_line(error)) from None
             raise UnfitError(
                 f"{model}: ONNX Runtime cannot load it: {_first_line(error)}"
             ) from None
-        provider = self._session.get_providers()[0]
-        if provider != device.provider:
-            raise not_loaded(device, provider)
+        if self._session.get_providers()[0] != device.provider:  # of which it only logs
+            raise not_loaded(device)
         self._check_signature(model)
 
     def run(self, *parts: Rows) -> Scores:
@@ -112,4 +122,5 @@ def share_arena() -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error).strip().partition("\n")[0])[:300]
+    line = PLACE.sub("", str(error).strip().partition("\n")[0])
+    return re.sub(r"\s+", " ", line)[:300]

@@ -12,10 +12,10 @@ import pytest
 from convoy.bundle import Bundle
 from service.bound import BoundSession, bucket_sizes
 from service.devices import CPU, Device
-from service.errors import ModelFailure
+from service.errors import ModelFailure, OutOfMemory
 from service.keeper import Keeper
 from service.metrics import Metrics
-from service.session import Rows
+from service.session import Rows, request_error
 from service.settings import Settings
 from service.shares import Shares
 from tests.bundles import COLOURS, Flaw, expected, make_bundle
@@ -79,6 +79,31 @@ def test_what_made_one_batch_fail_is_not_in_the_next(tmp_path: Path, flaw: Flaw)
 def test_another_number_of_classes_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelFailure):
         bound(make_bundle(tmp_path), 2, classes=4).run(PIXELS[:2])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Failed to allocate memory for requested buffer of size 9",
+        "BFCArena: Available memory of 16 is smaller than requested bytes of 32",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "std::bad_alloc",
+    ],
+)
+def test_every_library_s_lack_of_memory_is_known(text: str) -> None:
+    assert isinstance(request_error(RuntimeError(text), 4), OutOfMemory)
+
+
+def test_what_failed_is_told_without_where_in_the_source() -> None:
+    place = "/src/onnxruntime/core/providers/cuda/cuda_call.cc:129 "
+    function = "std::conditional_t<THRW, void, common::Status> onnxruntime::CudaCall(ERRTYPE, int) "
+    types = "[with ERRTYPE = cudaError; std::conditional_t<THRW, void, Status> = void] "
+    said = "CUDA failure 700: an illegal memory access was encountered"
+    failure = request_error(RuntimeError(f"In Conv: {place}{function}{types}{said}"), 4)
+    assert isinstance(failure, ModelFailure)
+    assert failure.detail == f"ONNX Runtime: In Conv: {said}"
 
 
 def test_a_served_model_answers_many_requests_from_two_slots(tmp_path: Path) -> None:
