@@ -29,7 +29,7 @@ class Preprocessed(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Scale, reorder to NCHW, classify."""
-        return self.network(images.permute(0, 3, 1, 2).float() / 127.5 - 1.0).softmax(1)
+        return self.network(images.float().permute(0, 3, 1, 2) / 127.5 - 1.0).softmax(1)
 
 
 def small_cnn() -> nn.Module:

@@ -47,7 +47,8 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, C) to float32 (N, K)."""
-        outputs: Tensor = self.classifier(images.permute(0, 3, 1, 2))
+        # Cast first: TensorRT takes uint8 into a cast, and into nothing else.
+        outputs: Tensor = self.classifier(images.float().permute(0, 3, 1, 2))
         if self.temperature is not None:
             outputs = outputs / self.temperature
         return self.classifier.objective.probabilities(outputs)

@@ -116,10 +116,12 @@ def _head(before: Preprocessing, element: int, result: str) -> list[NodeProto]:
         value = f"{OWN}before_{len(nodes)}"
         nodes.append(helper.make_node(operator, inputs, [value], **fields))
 
+    if element != TensorProto.UINT8:
+        # First: TensorRT takes uint8 into a cast, and into nothing else.
+        add("Cast", to=TensorProto.FLOAT)
     if before.bgr:
         add("Gather", np.array([2, 1, 0], np.int64), axis=3)
     if element != TensorProto.UINT8:
-        add("Cast", to=TensorProto.FLOAT)
         add("Div", np.array([before.scale], np.float32))
         add("Sub", np.array(before.mean, np.float32))
         add("Div", np.array(before.std, np.float32))

@@ -12,6 +12,7 @@ import torch
 from convoy.bundle import Bundle
 from convoy.imaging import decode
 from tests.training.colours import export, tiny_recipe, write_photos
+from tests.training.graphs import readers
 from training.classifier import Classifier
 from training.datasets import Source, Splits
 from training.deployed import Deployed, to_onnx
@@ -59,6 +60,10 @@ def test_graph_takes_any_batch_and_agrees(
 def test_the_graph_names_no_file_of_this_machine(bundle: Bundle) -> None:
     folder = str(Path(__file__).resolve().parents[2])
     assert folder.encode() not in bundle.model_path.read_bytes()
+
+
+def test_pixels_are_cast_before_their_axes_change_places(bundle: Bundle) -> None:
+    assert readers(bundle) == ["Cast"]
 
 
 def test_mirror_averaging_is_in_the_graph(finished: Run, source: Source) -> None:

@@ -15,6 +15,7 @@ import convoy
 from convoy.bundle import Bundle
 from tests.conftest import PACKED, ROOT
 from tests.servers import running_server
+from tests.training.graphs import readers
 from training.cli import main
 from training.datasets.cifar10 import read_records
 from training.datasets.idx import Mnist
@@ -214,6 +215,16 @@ def test_uint8_nhwc_and_one_output_of_two(
     means = golden.pixels[..., ::-1].mean(axis=(1, 2))
     assert (bundle.manifest.task, golden.pixels.shape[1:]) == ("multi-label", (20, 24, 3))
     np.testing.assert_allclose(golden.probabilities, 1 / (1 + np.exp(-means)), atol=1e-5)
+
+
+def test_pixels_are_cast_before_their_channels_change_places(tmp_path: Path) -> None:
+    shape = [None, 3, 16, 16]
+    nodes = mean_colours(axes=(2, 3))
+    file = save(tmp_path / "m.onnx", nodes, (TensorProto.FLOAT, shape), {"means": [None, 3]})
+    arguments = ["import", file, "--labels", str(write_labels(tmp_path, 3)), "--size", "16"]
+    arguments += ["--bgr", "--golden", str(PHOTOS), "--models", str(tmp_path)]
+    assert main(arguments) == 0
+    assert readers(Bundle.open(tmp_path / "m" / "1")) == ["Cast"]
 
 
 def test_a_batch_of_one_that_cannot_be_opened_stays(tmp_path: Path) -> None:
