@@ -48,7 +48,7 @@ class Session:
                 providers=list(providers),
                 enable_fallback=0,  # which would hide why a provider cannot be had
             )
-        except Exception as error:  # ONNX Runtime raises a dozen types of its own: of models, only
+        except Exception as error:  # where the model is at fault, of a dozen own types
             if device.provider != CPU and isinstance(error, (RuntimeError, ValueError)):
                 raise unusable(device, _first_line(error)) from None
             raise UnfitError(
