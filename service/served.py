@@ -123,7 +123,7 @@ class ServedModel:
         self._slots = slots
         # Where only one batch runs at a time, the thread is to find the next one at hand.
         ahead = len(slots) == 1
-        self._room = slots * 2 if ahead else list(slots)
+        self._free_slots = slots * 2 if ahead else list(slots)
         """A slot for each further batch that may be handed over."""
         self.admission = Admission(
             max_images=settings.queue_sizes,
@@ -204,15 +204,15 @@ class ServedModel:
         for slot in self._slots:
             slot.close()
         # Whoever still holds this must not hold the memory of the sessions.
-        self._slots, self._room = [], []
+        self._slots, self._free_slots = [], []
 
     async def _run_batch(self, batch: list[Rows]) -> Sequence[Scores | Exception]:
-        slot = self._room.pop()  # the batcher hands over no more batches than there is room for
+        slot = self._free_slots.pop()  # the batcher hands over no more batches than there are
         try:
             with self._sharing(slot):
                 results = await slot.run(batch, len(self.labels))
         finally:
-            self._room.append(slot)
+            self._free_slots.append(slot)
         if self.metrics.drift is not None:
             self.metrics.drift.observe(results)
         return results
