@@ -34,6 +34,8 @@ FORGETTING = 0.9
 SHORT_SECONDS = 0.01
 """How long batches take at most that may close ahead: one that is closed lets no other go first."""
 
+CLOSED = "the model is being taken out of service"
+
 Run = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
 
 
@@ -196,7 +198,7 @@ class Batcher(Generic[T, R]):
         Raises: DeadlineExceeded, ModelFailure, NotServing, or what `run` returned for it.
         """
         if self._closed:
-            raise NotServing("the service is stopping")
+            raise NotServing(CLOSED)
         if not 1 <= size <= self._max_batch_size:
             raise ValueError(f"size {size} does not fit a batch of {self._max_batch_size}")
         result = asyncio.get_running_loop().create_future()
@@ -225,7 +227,7 @@ class Batcher(Generic[T, R]):
         await asyncio.gather(*self._workers, return_exceptions=True)
         for item in self._queue.take(self._queue.size).items:
             item.closed = self._clock()
-            item.result.set_exception(NotServing("the service is stopping"))
+            item.result.set_exception(NotServing(CLOSED))
 
     async def _work(self) -> None:
         while True:
@@ -243,7 +245,7 @@ class Batcher(Generic[T, R]):
             if len(results) != len(batch.items):
                 raise ModelFailure(f"{len(results)} results for {len(batch.items)} items")
         except asyncio.CancelledError:
-            self._resolve(batch, [NotServing("the service is stopping")] * len(batch.items))
+            self._resolve(batch, [NotServing(CLOSED)] * len(batch.items))
             raise
         except Exception as error:
             results = [error] * len(batch.items)

@@ -18,6 +18,8 @@ from service.lines import Lines
 
 T = TypeVar("T")
 
+CLOSED = "closed before this call began"
+
 Job = tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
 
 
@@ -47,7 +49,7 @@ class Worker:
         """
         result: asyncio.Future[T] = self._loop.create_future()
         if self._closed:
-            result.set_exception(NotServing("the service is stopping"))
+            result.set_exception(NotServing(CLOSED))
         else:
             self._jobs.put(line, (result, function, arguments), level)
         return result
@@ -63,7 +65,7 @@ class Worker:
         """Let the threads end, each after what it has begun; what waits never runs."""
         self._closed = True
         for result, _, _ in self._jobs.close():
-            _settle(result, None, NotServing("the service is stopping"))
+            _settle(result, None, NotServing(CLOSED))
 
     def _work(self) -> None:
         while taken := self._jobs.take():

@@ -176,7 +176,7 @@ def test_a_challenger_that_hangs_does_not_end_the_service(tmp_path: Path, mode: 
         if mode == "shadow":
             assert ask(server, BLACK) == 1
         else:
-            with pytest.raises(grpc.RpcError, match="stopping"):
+            with pytest.raises(grpc.RpcError, match="taken out of service"):
                 ask(server, BLACK)
         server.wait_for_metric(1, "convoy_challengers_ended_total")
         assert ask(server, BLACK) == 1
@@ -206,7 +206,7 @@ def test_a_version_that_hangs_is_noticed_when_it_serves_no_more(tmp_path: Path) 
         control.unload("tiny")
         assert server.process is not None
         assert server.process.wait(PATIENCE) == 1
-        assert "stopping" in str(asked.exception())
+        assert "taken out of service" in str(asked.exception())
 
 
 @pytest.mark.parametrize("text", [b"tiny = 3", b"[tiny", b"# f\xfcr jetzt"])
