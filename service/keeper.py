@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial, wraps
 from pathlib import Path
@@ -35,16 +36,29 @@ T = TypeVar("T")
 
 
 def whole(
-    change: Callable[Concatenate[Keeper, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Keeper, P], Coroutine[Any, Any, T]]:
-    """One change at a time, and to its end: who asked for it may leave meanwhile."""
+    change: Callable[Concatenate[Keeper, str, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Keeper, str, P], Coroutine[Any, Any, T]]:
+    """One change of a model at a time, and to its end: who asked for it may leave meanwhile."""
 
     @wraps(change)
-    async def run(keeper: Keeper, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        await keeper.lock.acquire()
-        task = asyncio.create_task(change(keeper, *args, **kwargs))
-        task.add_done_callback(lambda _: keeper.lock.release())
+    async def run(keeper: Keeper, name: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        lock = keeper.changing[name]
+        await lock.acquire()
+        task = asyncio.create_task(change(keeper, name, *args, **kwargs))
+        task.add_done_callback(lambda _: lock.release())
         return await asyncio.shield(task)
+
+    return run
+
+
+def to_its_end(
+    change: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Who asked for a change may leave meanwhile."""
+
+    @wraps(change)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.shield(asyncio.create_task(change(*args, **kwargs)))
 
     return run
 
@@ -57,10 +71,13 @@ class Ended(NamedTuple):
 
 
 class Keeper:
-    """Keeps a repository as the folder and its `models.toml` want it, one change at a time.
+    """Keeps a repository as the folder and its `models.toml` want it.
 
     A version that fails any check never serves; what served before goes on. It is tried again when
     its files or its settings have changed, or when it is told to `load`.
+
+    Loading may take minutes. No other model waits for it, and nothing that only needs what is
+    loaded: the end of a trial, a promotion, the way back.
     """
 
     def __init__(
@@ -75,10 +92,12 @@ class Keeper:
         self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._metrics = metrics
-        self.lock = asyncio.Lock()
-        """Held while something changes."""
+        self.changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Held while versions of a model are brought up or unloaded."""
+        self._deciding = asyncio.Lock()
+        """Held from what an operator's decision rests on until the file says it."""
         self._versions = Versions(self.repository, device, metrics, shares, store)
-        self._retirement = Retirement(self.repository, metrics, self.lock)
+        self._retirement = Retirement(self.repository, metrics, self.changing)
         self._started = False
         self._configs: dict[str, ModelConfig] = {}
         self._unloaded: set[str] = set()
@@ -106,7 +125,6 @@ class Keeper:
             raise UnfitError("; ".join(broken))
         self._started = True
 
-    @whole
     async def refresh(self) -> None:
         """See what has changed on disk, and follow it; what cannot be followed is logged."""
         found = await asyncio.to_thread(list_versions, self._settings.models)
@@ -114,8 +132,8 @@ class Keeper:
             self._read_file(found)
         except UsageError as error:
             log.error("models_file", reason=str(error))
-        for name in found.keys() - self._unloaded:
-            await self._refresh(name, found[name])
+        for name in found:
+            await self._follow(name)
 
     @whole
     async def load(self, name: str) -> None:
@@ -154,64 +172,63 @@ class Keeper:
         self._retirement.let_go(entry.versions.values())
         self.on_change()
 
-    @whole
+    @to_its_end
     async def promote(self, name: str, version: int = 0) -> None:
         """Have a version, by default the challenger, answer requests that name none.
 
         Raises: ModelNotFound; LoadFailed where it does not serve, a restart
         could not load it, or `models.toml` cannot be written.
         """
-        entry = self._entry(name)
-        if not version and entry.challenger is None:
-            raise LoadFailed(f"model {name!r}: no challenger; say which version to promote")
-        chosen = version or entry.challenger.version  # type: ignore[union-attr]
-        if chosen not in entry.versions:
-            raise ModelNotFound(f"model {name!r} version {chosen}: not loaded")
-        await self._check(name, chosen)
-        change: Change = partial(models_file.promote, previous=entry.live)
-        # What is live already may be so as the newest only, and is to stay when another comes.
-        await self._write(change if chosen != entry.live else models_file.pin, name, chosen)
-        await self._follow_file(name)
+        async with self._deciding:
+            _, chosen = self._candidate(name, version)
+            await self._check(name, chosen)
+            entry, _ = self._candidate(name, chosen)  # it may have been taken out meanwhile
+            change: Change = partial(models_file.promote, previous=entry.live)
+            # What is live already may be so as the newest only, and is to stay when another comes.
+            await self._write(change if chosen != entry.live else models_file.pin, name, chosen)
+            self._obey(name)
+        await self._follow(name)
 
-    @whole
+    @to_its_end
     async def roll_back(self, name: str) -> None:
         """Take the challenger out, or where there is none return to the version before.
 
         Raises: as `promote`.
         """
-        entry = self._entry(name)
-        # Also one that has been taken out already: who asks for this may not know yet.
-        if self._configs.get(name, ModelConfig()).challenger is not None:
-            await self._write(models_file.pin, name, entry.live)
-        elif (previous := entry.labels.get(models_file.PREVIOUS)) is not None:
-            await self._check(name, previous)
-            await self._write(models_file.roll_back, name, previous)
-        else:
-            raise LoadFailed(f"model {name!r}: no challenger and no version `previous`")
-        await self._follow_file(name)
+        async with self._deciding:
+            entry = self._entry(name)
+            # Also one that has been taken out already: who asks for this may not know yet.
+            if self._configs.get(name, ModelConfig()).challenger is not None:
+                await self._write(models_file.pin, name, entry.live)
+            elif (previous := entry.labels.get(models_file.PREVIOUS)) is not None:
+                await self._check(name, previous)
+                await self._write(models_file.roll_back, name, previous)
+            else:
+                raise LoadFailed(f"model {name!r}: no challenger and no version `previous`")
+            self._obey(name)
+        await self._follow(name)
 
-    @whole
-    async def end_trial(self, name: str, challenger: Challenger, reason: str) -> None:
-        """Take a challenger out that does worse than it may, until it is changed or loaded anew."""
+    def take_out(self, model: ServedModel, reason: str) -> None:
+        """Have a version serve no more that is on trial, or was: it does worse than it may.
+
+        A challenger stays out until it is changed or loaded anew.
+        """
+        name, version = model.manifest.name, model.manifest.version
         entry = self.repository.entries.get(name)
-        if entry is None or entry.challenger != challenger:
-            return  # changed by somebody meanwhile
-        log.error("challenger_ended", model=name, version=challenger.version, reason=reason)
-        self._metrics.challengers_ended[name] += 1
-        self._ended[name] = Ended(challenger, reason)
-        await self._refresh(name, list_versions(self._settings.models).get(name, []))
+        if entry is None or entry.versions.get(version) is not model:
+            return  # it serves no more
+        challenger = entry.challenger
+        if challenger is not None and challenger.version == version:
+            log.error("challenger_ended", model=name, version=version, reason=reason)
+            self._metrics.challengers_ended[name] += 1
+            self._ended[name] = Ended(challenger, reason)
+        self.repository.absent[name, version] = Absent(State.ENDED, reason)
+        self._serve(entry.without(version), entry)
 
     @property
     def models(self) -> list[ServedModel]:
         """All that are in memory: those that serve, and those with requests to finish."""
         return [*self.repository, *self._retirement]
-
-    def on_trial(self, model: ServedModel) -> bool:
-        """Whether a model is the challenger of another."""
-        entry = self.repository.entries.get(model.manifest.name)
-        if entry is None or entry.challenger is None:
-            return False
-        return entry.versions[entry.challenger.version] is model
 
     async def close(self) -> None:
         """Close every model."""
@@ -224,6 +241,21 @@ class Keeper:
         if entry is None:
             raise ModelNotFound(f"model {name[:128]!r}: not loaded")
         return entry
+
+    def _candidate(self, name: str, version: int) -> tuple[Entry, int]:
+        """What serves, and which version of it is to be promoted: 0 stands for the challenger.
+
+        Raises: ModelNotFound, LoadFailed.
+        """
+        entry = self._entry(name)
+        if not version and entry.challenger is None:
+            raise LoadFailed(f"model {name!r}: no challenger; say which version to promote")
+        chosen = version or entry.challenger.version  # type: ignore[union-attr]
+        if chosen not in entry.versions:
+            absent = self.repository.absent.get((name, chosen))
+            why = f" ({absent.state}: {absent.reason})" if absent and absent.reason else ""
+            raise ModelNotFound(f"model {name!r} version {chosen}: not loaded{why}")
+        return entry, chosen
 
     async def _check(self, name: str, version: int) -> None:
         """See that a restart could load a version that is to be named in `models.toml`."""
@@ -250,32 +282,52 @@ class Keeper:
                 log.warning("models_file", reason=reason)
         self._configs = configs
 
-    async def _follow_file(self, name: str) -> None:
-        found = list_versions(self._settings.models)
-        self._read_file(found)
+    def _obey(self, name: str) -> None:
+        """Have what is loaded serve as the file says by now."""
+        self._read_file(list_versions(self._settings.models))
+        old = self.repository.entries.get(name)
+        if old is None:
+            return  # unloaded meanwhile
+        config, _ = self._wanted(name)
+        entry = choose(name, config, old.versions, old)
+        if entry is not None:
+            self._serve(entry, old)
+
+    @whole
+    async def _follow(self, name: str) -> None:
+        """Have this name served as the folder and the file say."""
+        if name in self._unloaded:
+            return
+        found = await asyncio.to_thread(list_versions, self._settings.models)
         await self._refresh(name, found.get(name, []))
 
     async def _refresh(self, name: str, found: list[int]) -> UnfitError | None:
         """Have this name served as it should be; returns why that is not so."""
+        models = await self._bring_up(name, found)
+        # Anew: a trial may have ended meanwhile, or an operator decided otherwise.
+        config, ended = self._wanted(name)
+        old = self.repository.entries.get(name)
+        fit = models
+        if ended is not None:
+            out = ended.challenger.version
+            self.repository.absent[name, out] = Absent(State.ENDED, ended.reason)
+            fit = {version: model for version, model in models.items() if version != out}
+        entry = choose(name, config, fit, old)
+        if entry is not None:
+            self._serve(entry, old)
+        serving = () if entry is None else entry.versions.values()
+        self._retirement.let_go(model for model in models.values() if model not in serving)
+        if entry is None:
+            return UnfitError(f"{self._settings.models / name}: {self._why(name, config, models)}")
+        return None
+
+    def _wanted(self, name: str) -> tuple[ModelConfig, Ended | None]:
+        """What the file says of a model, without the challenger that was taken out; that one."""
         config = self._configs.get(name, ModelConfig())
         ended = self._ended.get(name)
-        if ended is not None and not config.tries(ended.challenger):
-            ended = None
-        if ended is not None:
-            # Or it would be the newest, and answer everybody.
-            found = [version for version in found if version != ended.challenger.version]
-            config = config.without_challenger()
-        old = self.repository.entries.get(name)
-        models = await self._bring_up(name, config, found, old)
-        if ended is not None:
-            absent = Absent(State.ENDED, ended.reason)
-            self.repository.absent[name, ended.challenger.version] = absent
-        entry = choose(name, config, models, old)
-        if entry is None:
-            self._retirement.let_go(models.values())
-            return UnfitError(f"{self._settings.models / name}: {self._why(name, config, models)}")
-        self._serve(entry, old)
-        return None
+        if ended is None or not config.tries(ended.challenger):
+            return config, None
+        return config.without_challenger(), ended
 
     def _why(self, name: str, config: ModelConfig, models: Iterable[int]) -> str:
         """Why nothing of this name serves."""
@@ -288,6 +340,9 @@ class Keeper:
     def _serve(self, entry: Entry, old: Entry | None) -> None:
         """Have this take the place of what served under its name."""
         self.repository.put(entry)
+        entry.champion.tried = False
+        if entry.challenger is not None:
+            entry.versions[entry.challenger.version].tried = True
         # There from the start: Prometheus sees no increase in a series that begins with 1.
         for counter in (self._metrics.loads_failed, self._metrics.challengers_ended):
             counter[entry.name] += 0
@@ -300,10 +355,13 @@ class Keeper:
             log.info("serving", model=entry.name, version=entry.live, versions=versions)
             self.on_change()
 
-    async def _bring_up(
-        self, name: str, config: ModelConfig, found: list[int], old: Entry | None
-    ) -> dict[int, ServedModel]:
+    async def _bring_up(self, name: str, found: list[int]) -> dict[int, ServedModel]:
         """Load what is wanted and not there yet; the models that are fit, by version."""
+        config, ended = self._wanted(name)
+        if ended is not None:
+            # Or it would be the newest, and answer everybody.
+            found = [version for version in found if version != ended.challenger.version]
+        old = self.repository.entries.get(name)
         self.repository.forgive(name)
         for version in config.listed - set(found):
             self.repository.absent[name, version] = Absent(State.UNFIT, "no such folder")
@@ -331,8 +389,14 @@ def choose(
 ) -> Entry | None:
     """What serves from now on, of the models that are fit; None where nothing can.
 
-    What answers now goes on where nothing may take its place.
+    What answers now goes on where nothing may take its place. Left out are models that are about to
+    close, and those that were loaded to be shown copies only and are to answer now, or the reverse.
     """
+    models = {
+        version: model
+        for version, model in models.items()
+        if not model.retired and model.background == config.shadows(version)
+    }
     trial = config.trial
     before = old.live if old else 0
     stable = config.labels.get(STABLE)

@@ -39,6 +39,17 @@ class Entry:
         """A version by its number or its label; with neither, the champion."""
         return self.versions.get(version or self.labels.get(label, 0 if label else self.live))
 
+    def without(self, version: int) -> Entry:
+        """The same without a version that is not live."""
+        challenger = self.challenger
+        return Entry(
+            self.name,
+            self.live,
+            {one: model for one, model in self.versions.items() if one != version},
+            {label: one for label, one in self.labels.items() if one != version},
+            challenger if challenger is None or challenger.version != version else None,
+        )
+
 
 class State(StrEnum):
     """Why a version does not serve."""

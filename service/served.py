@@ -119,6 +119,10 @@ class ServedModel:
         self.expected = 0
         """Images that are being decoded for it."""
         self.leases = Leases()
+        self.tried = False
+        """Whether it has been a challenger, and not live since."""
+        self.retired = False
+        """Whether it closes when its last lease has ended: nobody may take it up again."""
         self._shares = shares
         self._slots = slots
         # Where only one batch runs at a time, the thread is to find the next one at hand.

@@ -203,13 +203,13 @@ class Server:
     async def _check(self) -> None:
         """Give up models whose batch never ends: their callers may try another replica.
 
-        Not so challengers, which `judge` takes out.
+        Not so challengers and those that were, which `judge` takes out.
         """
         if self._keeper is None:
             return
         limit = self.settings.compute_timeout
         for model in self._keeper.models:
-            if model.hangs(limit) and not self._keeper.on_trial(model):
+            if model.hangs(limit) and not model.tried:
                 log.error("model_hangs", model=model.manifest.name, timeout_seconds=limit)
                 self.hung.set()
                 await model.close()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import NamedTuple
+
+import structlog
 
 from service.keeper import Keeper
 from service.metrics import ModelMetrics
 from service.models_file import Challenger
+
+log = structlog.get_logger()
 
 Key = tuple[str, int, Challenger]
 
@@ -96,24 +101,39 @@ class Trial:
 async def judge(keeper: Keeper, compute_timeout: float) -> None:
     """Look at every challenger once a second; never ends.
 
-    One with a batch that computes for longer than `compute_timeout` seconds is taken out.
+    One with a batch that computes for longer than `compute_timeout` seconds is taken out, and
+    closed, and so is one whose trial was ended by somebody else.
     """
     trials: dict[Key, Trial] = {}
     while True:
-        running = {}
-        for entry in keeper.repository.entries.values():
-            challenger = entry.challenger
-            if challenger is None:
-                continue
-            model, reason = entry.versions[challenger.version], ""
-            if challenger.mode == "canary":
-                key = (entry.name, entry.live, challenger)
-                trial = running[key] = trials.get(key) or Trial(challenger)
-                reason = trial.look(Tally.of(entry.champion.metrics), Tally.of(model.metrics))
-            if model.hangs(compute_timeout):
+        trials = _look(keeper, trials)
+        for model in keeper.models:
+            if model.tried and model.hangs(compute_timeout):
+                manifest = model.manifest
+                log.error(
+                    "challenger_hangs",
+                    model=manifest.name,
+                    version=manifest.version,
+                    timeout_seconds=compute_timeout,
+                )
+                keeper.take_out(model, f"a batch computed for more than {compute_timeout:g} s")
                 await model.close()
-                reason = f"a batch computed for more than {compute_timeout:g} s"
-            if reason:
-                await keeper.end_trial(entry.name, challenger, reason)
-        trials = running
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _look(keeper: Keeper, trials: Mapping[Key, Trial]) -> dict[Key, Trial]:
+    """End the trials of canaries that must end; those that go on."""
+    running = {}
+    for entry in keeper.repository.entries.values():
+        challenger = entry.challenger
+        if challenger is None or challenger.mode != "canary":
+            continue
+        key = (entry.name, entry.live, challenger)
+        trial = trials.get(key) or Trial(challenger)
+        canary = entry.versions[challenger.version]
+        reason = trial.look(Tally.of(entry.champion.metrics), Tally.of(canary.metrics))
+        if reason:
+            keeper.take_out(canary, reason)
+        else:
+            running[key] = trial
+    return running

@@ -61,6 +61,8 @@ class Versions:
         self._shares = shares
         self._store = store
         self._failed: dict[tuple[str, int], Failure] = {}
+        # Two at once would take twice the memory, and the processors from those that serve.
+        self._loading = asyncio.Lock()
 
     async def have(
         self, name: str, version: int, terms: Terms, old: ServedModel | None, *, beside: bool
@@ -69,6 +71,8 @@ class Versions:
 
         `beside` says whether others serve meanwhile.
         """
+        if old is not None and old.retired:
+            old = None
         if old is not None and (old.settings, old.background) == terms:
             return old
         path = terms.settings.models / name / str(version)
@@ -76,7 +80,8 @@ class Versions:
         failure = self._failed.get((name, version))
         if failure is None or failure[:-1] != (files, terms):
             self._repository.absent[name, version] = Absent(State.LOADING)
-            loaded = await self._load(path, terms, beside=beside)
+            async with self._loading:
+                loaded = await self._load(path, terms, beside=beside)
             if not isinstance(loaded, str):
                 del self._repository.absent[name, version]
                 self._failed.pop((name, version), None)

@@ -183,6 +183,28 @@ def test_a_challenger_that_hangs_does_not_end_the_service(tmp_path: Path, mode: 
         assert "computed for more than 1 s" in states(server)["2"]
 
 
+@pytest.mark.parametrize("versions", ["[1]", "'all'"])
+def test_a_challenger_that_hangs_after_its_trial_does_not_end_the_service(
+    tmp_path: Path, versions: str
+) -> None:
+    make_bundle(tmp_path, version=1, size=8)
+    make_bundle(tmp_path, version=2, size=8, flaw="hangs-on-black")
+    trial = "[tiny.challenger]\nversion = 2\nshare = 1.0\n"
+    (tmp_path / "models.toml").write_text(f"[tiny]\nversions = {versions}\n{trial}")
+    flags = ("--front=grpcio", "--compute-timeout=2", f"--control-token={TOKEN}")
+    with (
+        server_process(tmp_path, *flags) as server,
+        ThreadPoolExecutor(1) as pool,
+        convoy.ModelControl(server.grpc_address, TOKEN) as control,
+    ):
+        asked = pool.submit(ask, server, BLACK)
+        server.wait_for_metric(1, "convoy_batch_size_count", version="2")
+        assert control.rollback("tiny").live_version == 1
+        assert "taken out of service" in str(asked.exception())
+        server.wait_for_metric(0, "convoy_model_info", version="2")
+        assert ask(server, BLACK) == 1
+
+
 def test_limits_that_cannot_be_had_leave_the_version_that_answers(tmp_path: Path) -> None:
     write(tmp_path, "", 1, 2)
     with controlled(tmp_path) as (server, control):

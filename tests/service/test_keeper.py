@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
+from convoy.files import replace_file
 from service.devices import select_device
+from service.errors import ModelNotFound
 from service.keeper import Keeper
 from service.metrics import Metrics
-from service.models_file import FILE_NAME, Challenger, promote, roll_back
+from service.models_file import FILE_NAME, promote, roll_back
 from service.repository import State
 from service.settings import Settings
 from service.shares import Shares
 from tests.bundles import make_bundle
+from tests.servers import PATIENCE
+
+
+def run(life: Callable[[], Awaitable[None]]) -> None:
+    """See it come to its end."""
+    asyncio.run(asyncio.wait_for(life(), PATIENCE))  # type: ignore[arg-type]
+
+
+@contextmanager
+def held(manifest: Path) -> Iterator[Callable[[], Awaitable[None]]]:
+    """Whoever reads this file waits for the end of the block; gives what waits for a reader."""
+    text, ends = manifest.read_bytes(), []
+    manifest.unlink()
+    os.mkfifo(manifest)
+
+    async def reached() -> None:
+        while not ends:
+            with suppress(OSError):  # nobody reads yet
+                ends.append(os.open(manifest, os.O_WRONLY | os.O_NONBLOCK))
+            await asyncio.sleep(0)
+
+    yield reached
+    ends.append(os.open(manifest, os.O_RDWR))
+    os.write(ends[0], text)
+    replace_file(manifest, text)
+    for end in ends:
+        os.close(end)
 
 
 def versions_shown(metrics: Metrics) -> set[str]:
@@ -47,20 +81,79 @@ def test_a_version_that_is_back_before_its_last_request_ends_is_counted(tmp_path
         assert versions_shown(metrics) == {"1", "2"}
         await keeper.close()
 
-    asyncio.run(life())
+    run(life)
 
 
-def test_the_trial_of_another_challenger_goes_on(tmp_path: Path) -> None:
+TRIAL = "[tiny.challenger]\nversion = 2\n"
+
+
+def test_no_other_model_waits_for_a_load(tmp_path: Path) -> None:
     async def life() -> None:
-        keeper = await start(tmp_path, "[tiny.challenger]\nversion = 2\n", Metrics())
-        await keeper.end_trial("tiny", Challenger(version=2, share=0.5), "it failed")
-        assert keeper.repository.entries["tiny"].challenger == Challenger(version=2)
-        await keeper.end_trial("tiny", Challenger(version=2), "it failed")
-        assert keeper.repository.entries["tiny"].challenger is None
+        keeper = await start(tmp_path, TRIAL, Metrics())
+        other = make_bundle(tmp_path, "other", size=8)
+        with held(other.path / "manifest.json") as reached:
+            loading = asyncio.create_task(keeper.load("other"))
+            await reached()
+            await keeper.roll_back("tiny")
+            assert keeper.repository.entries["tiny"].versions.keys() == {1, 2}
+            assert keeper.repository.entries["tiny"].challenger is None
+        await loading
+        await keeper.close()
+
+    run(life)
+
+
+def test_the_way_back_does_not_wait_for_a_load(tmp_path: Path) -> None:
+    async def life() -> None:
+        terms = "[tiny]\nversions = 'all'\nlabels = {stable = 2, previous = 1}\n"
+        keeper = await start(tmp_path, terms, Metrics())
+        new = make_bundle(tmp_path, version=3, size=8)
+        with held(new.path / "manifest.json") as reached:
+            loading = asyncio.create_task(keeper.refresh())
+            await reached()
+            returning = asyncio.create_task(keeper.roll_back("tiny"))
+            while keeper.repository.entries["tiny"].live != 1:
+                await asyncio.sleep(0)
+        await asyncio.gather(loading, returning)
+        assert keeper.repository.entries["tiny"].live == 1
+        assert keeper.repository.entries["tiny"].versions.keys() == {1, 2, 3}
+        await keeper.close()
+
+    run(life)
+
+
+def test_a_load_does_not_bring_a_challenger_back(tmp_path: Path) -> None:
+    async def life() -> None:
+        keeper = await start(tmp_path, TRIAL, Metrics())
+        new = make_bundle(tmp_path, version=3, size=8)
+        with held(new.path / "manifest.json") as reached:
+            loading = asyncio.create_task(keeper.refresh())
+            await reached()
+            keeper.take_out(keeper.repository.get("tiny", 2), "it failed")
+            assert keeper.repository.entries["tiny"].challenger is None
+        await loading
+        assert keeper.repository.entries["tiny"].versions.keys() == {3}
         assert keeper.repository.absent["tiny", 2].reason == "it failed"
         await keeper.close()
 
-    asyncio.run(life())
+    run(life)
+
+
+def test_what_has_been_taken_out_meanwhile_is_not_promoted(tmp_path: Path) -> None:
+    async def life() -> None:
+        keeper = await start(tmp_path, TRIAL, Metrics())
+        challenger = keeper.repository.get("tiny", 2)
+        with held(tmp_path / "tiny" / "2" / "manifest.json") as reached:
+            promoting = asyncio.create_task(keeper.promote("tiny"))
+            await reached()
+            keeper.take_out(challenger, "it hangs")
+        with pytest.raises(ModelNotFound, match=r"version 2: not loaded .*it hangs"):
+            await promoting
+        assert keeper.repository.entries["tiny"].live == 1
+        assert (tmp_path / FILE_NAME).read_text() == TRIAL
+        await keeper.close()
+
+    run(life)
 
 
 def test_promotions_do_not_make_the_file_longer(tmp_path: Path) -> None:
@@ -82,4 +175,4 @@ def test_a_version_is_tried_again_when_its_limits_have_changed(tmp_path: Path) -
         assert keeper.repository.entries["tiny"].live == 3
         await keeper.close()
 
-    asyncio.run(life())
+    run(life)
