@@ -362,8 +362,8 @@ class Keeper:
             # Or it would be the newest, and answer everybody.
             found = [version for version in found if version != ended.challenger.version]
         old = self.repository.entries.get(name)
-        self.repository.forgive(name)
-        for version in config.listed - set(found):
+        known = config.listed - set(found)
+        for version in known:
             self.repository.absent[name, version] = Absent(State.UNFIT, "no such folder")
         models: dict[int, ServedModel] = {}
         named, newest = config.named(found), config.newest
@@ -371,6 +371,7 @@ class Keeper:
             counts = version != config.trial and newest > 0
             if not counts and version not in named:
                 continue
+            known.add(version)
             model = await self._versions.have(
                 name,
                 version,
@@ -381,6 +382,7 @@ class Keeper:
             if model is not None:
                 models[version] = model
                 newest -= counts
+        self.repository.forgive(name, but=known)
         return models
 
 

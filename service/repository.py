@@ -102,9 +102,11 @@ class Repository:
         """Serve nothing under this name."""
         self.entries = {one: self.entries[one] for one in self.entries if one != name}
 
-    def forgive(self, name: str) -> None:
-        """Forget what does not serve under this name, and why."""
-        self.absent = {key: one for key, one in self.absent.items() if key[0] != name}
+    def forgive(self, name: str, *, but: set[int]) -> None:
+        """Forget what does not serve under this name, and why, `but` for these versions."""
+        self.absent = {
+            key: one for key, one in self.absent.items() if key[0] != name or key[1] in but
+        }
 
     def live(self) -> list[tuple[str, int]]:
         """Names and the versions that answer requests that name none."""

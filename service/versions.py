@@ -74,6 +74,7 @@ class Versions:
         if old is not None and old.retired:
             old = None
         if old is not None and (old.settings, old.background) == terms:
+            self._repository.absent.pop((name, version), None)
             return old
         path = terms.settings.models / name / str(version)
         files = _fingerprint(path)

@@ -156,6 +156,22 @@ def test_what_has_been_taken_out_meanwhile_is_not_promoted(tmp_path: Path) -> No
     run(life)
 
 
+def test_a_version_that_cannot_be_had_stays_unfit_while_others_load(tmp_path: Path) -> None:
+    async def life() -> None:
+        make_bundle(tmp_path, version=3, size=8, flaw="fails-on-nine")
+        keeper = await start(tmp_path, "[tiny]\nversions = 'all'\n", Metrics())
+        new = make_bundle(tmp_path, version=4, size=8)
+        with held(new.path / "manifest.json") as reached:
+            loading = asyncio.create_task(keeper.refresh())
+            await reached()
+            assert keeper.repository.unfit()["tiny", 3]
+        await loading
+        assert keeper.repository.unfit()["tiny", 3]
+        await keeper.close()
+
+    run(life)
+
+
 def test_promotions_do_not_make_the_file_longer(tmp_path: Path) -> None:
     file = tmp_path / FILE_NAME
     file.write_text("[tiny]\nlabels={stable=2}\n")
