@@ -102,6 +102,8 @@ class Keeper:
         self._configs: dict[str, ModelConfig] = {}
         self._unloaded: set[str] = set()
         self._ended: dict[str, Ended] = {}
+        self._unserved: dict[str, str] = {}
+        """Why a model that was followed last could not serve; empty where it could."""
 
     async def start(self) -> None:
         """Load all that is to serve.
@@ -295,11 +297,15 @@ class Keeper:
 
     @whole
     async def _follow(self, name: str) -> None:
-        """Have this name served as the folder and the file say."""
+        """Have this name served as the folder and the file say; log why that cannot be."""
         if name in self._unloaded:
             return
         found = await asyncio.to_thread(list_versions, self._settings.models)
-        await self._refresh(name, found.get(name, []))
+        error = await self._refresh(name, found.get(name, []))
+        reason = "" if error is None else str(error)
+        if reason and reason != self._unserved.get(name):
+            log.error("not_served", model=name, reason=reason)
+        self._unserved[name] = reason
 
     async def _refresh(self, name: str, found: list[int]) -> UnfitError | None:
         """Have this name served as it should be; returns why that is not so."""
@@ -318,7 +324,7 @@ class Keeper:
         serving = () if entry is None else entry.versions.values()
         self._retirement.let_go(model for model in models.values() if model not in serving)
         if entry is None:
-            return UnfitError(f"{self._settings.models / name}: {self._why(name, config, models)}")
+            return UnfitError(f"{self._settings.models / name}: {self._why(name, config)}")
         return None
 
     def _wanted(self, name: str) -> tuple[ModelConfig, Ended | None]:
@@ -329,11 +335,11 @@ class Keeper:
             return config, None
         return config.without_challenger(), ended
 
-    def _why(self, name: str, config: ModelConfig, models: Iterable[int]) -> str:
+    def _why(self, name: str, config: ModelConfig) -> str:
         """Why nothing of this name serves."""
         if reasons := self.repository.reasons(name):
             return reasons
-        if models:
+        if config.trial:
             return f"version {config.trial} is the challenger of no other; add one that answers"
         return "models.toml names none of its versions"
 
@@ -363,14 +369,20 @@ class Keeper:
             found = [version for version in found if version != ended.challenger.version]
         old = self.repository.entries.get(name)
         known = config.listed - set(found)
-        for version in known:
-            self.repository.absent[name, version] = Absent(State.UNFIT, "no such folder")
+        for version in sorted(known):
+            self._miss(name, version)
+        if old is None and config.labels.get(STABLE) in known:
+            found = []  # whatever was loaded would not serve
         models: dict[int, ServedModel] = {}
-        named, newest = config.named(found), config.newest
-        for version in sorted(found, reverse=True):
-            counts = version != config.trial and newest > 0
+        named, newest, trial = config.named(found), config.newest, config.trial
+        for version in sorted(found, key=lambda one: (one != trial, one), reverse=True):
+            counts = version != trial and newest > 0
             if not counts and version not in named:
                 continue
+            if version == trial != config.labels.get(STABLE):
+                now = self.repository.entries.get(name)
+                if choose(name, config, models, now) is None:
+                    continue  # the challenger of nobody would not serve
             known.add(version)
             model = await self._versions.have(
                 name,
@@ -384,6 +396,13 @@ class Keeper:
                 newest -= counts
         self.repository.forgive(name, but=known)
         return models
+
+    def _miss(self, name: str, version: int) -> None:
+        missing = Absent(State.UNFIT, "no such folder")
+        if self.repository.absent.get((name, version)) != missing:
+            folder = self._settings.models / name / str(version)
+            log.error("unfit", model=name, version=version, reason=f"{folder}: {missing.reason}")
+            self.repository.absent[name, version] = missing
 
 
 def choose(

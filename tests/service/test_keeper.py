@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from convoy.files import replace_file
 from service.devices import select_device
@@ -167,6 +168,45 @@ def test_a_version_that_cannot_be_had_stays_unfit_while_others_load(tmp_path: Pa
             assert keeper.repository.unfit()["tiny", 3]
         await loading
         assert keeper.repository.unfit()["tiny", 3]
+        await keeper.close()
+
+    run(life)
+
+
+def test_what_is_missing_is_logged_once(tmp_path: Path) -> None:
+    async def life() -> None:
+        keeper = await start(tmp_path, "", Metrics())
+        (tmp_path / FILE_NAME).write_text("[tiny]\nlabels = {stable = 9}\n")
+        with capture_logs() as logs:
+            await keeper.refresh()
+            await keeper.refresh()
+        folder = tmp_path / "tiny" / "9"
+        assert [one["reason"] for one in logs if one["event"] == "unfit"] == [
+            f"{folder}: no such folder"
+        ]
+        await keeper.close()
+
+    run(life)
+
+
+@pytest.mark.parametrize(
+    ("terms", "reason"),
+    [
+        ("[other.challenger]\nversion = 1\n", "version 1 is the challenger of no other"),
+        ("[other]\nlabels = {stable = 5}\n", "version 5: no such folder"),
+    ],
+)
+def test_what_would_not_serve_is_not_loaded_but_logged_once(
+    tmp_path: Path, terms: str, reason: str
+) -> None:
+    async def life() -> None:
+        keeper = await start(tmp_path, terms, Metrics())
+        make_bundle(tmp_path, "other", size=8)
+        with capture_logs() as logs, held(tmp_path / "other" / "1" / "manifest.json"):
+            await keeper.refresh()
+            await keeper.refresh()
+        (said,) = [one["reason"] for one in logs if one["event"] == "not_served"]
+        assert reason in said
         await keeper.close()
 
     run(life)
