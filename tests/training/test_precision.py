@@ -132,6 +132,7 @@ def test_a_refused_export_writes_nothing(
     checkpoint["best"][into][::2] *= 1e6
     checkpoint["best"][out][:, ::2] /= 1e6
     loud = Run(tmp_path / "run", run.recipe, run.environment)
+    loud.path.mkdir()
     loud.save(checkpoint, checkpoint["log"])
     for name in ("recipe.json", "environment.json"):
         (loud.path / name).write_bytes((run.path / name).read_bytes())
