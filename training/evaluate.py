@@ -110,8 +110,7 @@ def folder_split(manifest: Manifest, data: Path) -> Split:
 
 
 def _answered(bundle: Bundle, tests: Iterable[Split]) -> list[Answered]:
-    model, batch = OnnxModel(bundle.model_path), bundle.manifest.max_batch_size
-    return [(split, model.predict(split.images, batch)) for split in tests]
+    return OnnxModel(bundle.model_path).answered(tests, bundle.manifest.max_batch_size)
 
 
 def _measured(manifest: Manifest, answered: Iterable[Answered]) -> list[Quality]:

@@ -108,7 +108,7 @@ def require_parity(deployed: Deployed, graph: bytes, tests: Sequence[Split]) -> 
                 f"export refused: at batch {size} ONNX Runtime and PyTorch differ by "
                 f"{difference:.2g}, more than {MAX_DIFFERENCE:g}"
             )
-    answered = [(split, model.predict(split.images)) for split in tests]
+    answered = model.answered(tests)
     for split, answers in answered:
         theirs, ours = (
             share_right(split.labels, given, deployed.thresholds)
@@ -140,7 +140,7 @@ def in_precision(
         return fp32, reference
     graph = convert(precision, fp32, samples)
     model = OnnxModel(graph)
-    measured = [(split, model.predict(split.images)) for split, _ in reference]
+    measured = model.answered(split for split, _ in reference)
     require_as_good(precision, model, measured, reference, thresholds)
     return graph, measured
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from convoy.bundle import Bundle, Golden, Manifest, Provenance, write_bundle
 from convoy.imaging import InputSpec
-from training.datasets import Split
 from training.errors import TrainingError
 from training.evaluate import folder_split
-from training.measure import Answered, OnnxModel, summarise
+from training.measure import OnnxModel, summarise
 from training.metrics import Probabilities
 from training.new_bundle import bundle_files, check_name, next_version, read_golden
 from training.onnx_foreign import Foreign, read_foreign
@@ -66,7 +65,10 @@ def import_model(
     _check_scores(foreign, scores.shape[1], wanted)
     wrapped = prove(foreign, before, choose_ending(scores, wanted), scores, pixels)
     manifest = _manifest(foreign, wanted, before, wrapped, next_version(models, wanted.name))
-    measured = [] if data is None else [_answered(folder_split(manifest, data), wrapped)]
+    measured = []
+    if data is not None:
+        tests = [folder_split(manifest, data)]
+        measured = OnnxModel(wrapped.graph).answered(tests, wrapped.max_batch_size)
     speed = measure_speed({manifest.precision: wrapped.graph}, pixels, wrapped.batches)
     manifest = manifest.model_copy(update={"speed": speed, **summarise(measured)})
     proof = Golden(tuple(encoded), pixels, wrapped.answers)
@@ -172,7 +174,3 @@ def _manifest(
             parameters=sum(int(np.prod(one.dims)) for one in weights),
         ),
     )
-
-
-def _answered(split: Split, wrapped: Wrapped) -> Answered:
-    return split, OnnxModel(wrapped.graph).predict(split.images, wrapped.max_batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -56,6 +56,10 @@ class OnnxModel:
         """Any number of images, in batches; `batch` is the largest that the model bears."""
         step = min(BATCH, batch or BATCH)
         return np.concatenate([self(images[i : i + step]) for i in range(0, len(images), step)])
+
+    def answered(self, tests: Iterable[Split], batch: int | None = None) -> list[Answered]:
+        """Test splits with its answers to them; `batch` as for `predict`."""
+        return [(split, self.predict(split.images, batch)) for split in tests]
 
     def batch_difference(self, images: NDArray[np.uint8]) -> float:
         """How far answers move by running together; NaN where one is no number."""

@@ -98,7 +98,7 @@ def prove(
             f"more than {allowed:g}"
         )
     graph = model.SerializeToString()
-    if most is None and not _bears_batches(OnnxModel(graph), images, answers):
+    if most is None and not OnnxModel(graph).batch_difference(images) <= MAX_BATCH_DIFFERENCE:
         most = 1
     return Wrapped(model, graph, most, answers, difference)
 
@@ -132,11 +132,6 @@ def _try(
         return model.predict(images, 1), wrapped
     except Exception:  # of ONNX Runtime; the caller tries the next way or says so
         return None, wrapped
-
-
-def _bears_batches(model: OnnxModel, images: Images, alone: Probabilities) -> bool:
-    moved = float(np.abs(model(images) - alone).max())
-    return moved <= MAX_BATCH_DIFFERENCE
 
 
 def _finish(scores: Probabilities, ending: Ending) -> Probabilities:
