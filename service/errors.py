@@ -88,7 +88,7 @@ class DeadlineExceeded(RequestError):
 
 
 class NotServing(RequestError):
-    """The service is starting or stopping; another replica may answer."""
+    """The service is starting or stopping, or the model being taken out; a replica may answer."""
 
 
 class ModelFailure(RequestError):

@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     gpu_memory_limit: Annotated[int, Field(ge=2**20)] | None = Field(
         None,
         description="Bytes of GPU memory that the networks of one model may take, CUDA's own "
-        "libraries aside. Default: what there is.",
+        "libraries and TensorRT's engines aside. Default: what there is.",
     )
     cache: Path = Field(
         default_factory=_cache,
