@@ -1,6 +1,6 @@
 # Every target makes what it needs in .venv; nothing has to be installed by hand but Python >= 3.11, where
-# something is compiled (compiled, test-compiled, bench...) a C compiler and Python's headers, and for bench
-# and bench-peers h2load (Debian: nghttp2-client).
+# something is compiled (compiled, test-compiled, bench...) a C compiler and Python's headers, and to
+# measure h2load (Debian: nghttp2-client).
 PYTHON ?= python3
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 BIN := .venv/bin
@@ -58,7 +58,7 @@ proto: .venv/generator.stamp ## Generate code from protos/
 
 compiled: build/compiled.stamp ## Compile what every request passes through (a minute; takes a C compiler)
 
-bench: build/compiled.stamp ## Measure this service beside bare ONNX Runtime (about five minutes)
+bench: build/compiled.stamp ## Measure this service beside bare ONNX Runtime (five to eight minutes)
 	$(BIN)/python -m benchmarks.throughput
 
 bench-gpu: .venv/dev.stamp ## Measure it on an NVIDIA GPU beside bare ONNX Runtime (less than eight minutes)

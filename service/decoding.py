@@ -1,7 +1,7 @@
 """Encoded images to rows of a batch, in processes that do nothing else.
 
 In threads, decoders and event loop would wait for each other: each needs the interpreter's lock
-between two calls of a library. How much that is: docs/performance.md.
+between two calls of a library. How much that is: docs/experiments.md.
 """
 
 from __future__ import annotations
