@@ -76,8 +76,8 @@ class Keeper:
     A version that fails any check never serves; what served before goes on. It is tried again when
     its files or its settings have changed, or when it is told to `load`.
 
-    Loading may take minutes. No other model waits for it, and nothing that only needs what is
-    loaded: the end of a trial, a promotion, the way back.
+    Loading may take minutes, one version after the other. Nothing that only needs what is loaded
+    waits for it: requests, the end of a trial, a promotion, the way back.
     """
 
     def __init__(
@@ -384,18 +384,30 @@ class Keeper:
                 if choose(name, config, models, now) is None:
                     continue  # the challenger of nobody would not serve
             known.add(version)
-            model = await self._versions.have(
-                name,
-                version,
-                Terms(config.settings(self._settings), config.shadows(version)),
-                old.versions.get(version) if old else None,
-                beside=self._started and bool(self.models),
-            )
+            if self._otherwise(name, version, config):
+                continue
+            try:
+                model = await self._versions.have(
+                    name,
+                    version,
+                    Terms(config.settings(self._settings), config.shadows(version)),
+                    old.versions.get(version) if old else None,
+                    beside=self._started and bool(self.models),
+                )
+            except BaseException:
+                self._retirement.let_go(set(models.values()) - set(self.repository))
+                raise
             if model is not None:
                 models[version] = model
                 newest -= counts
         self.repository.forgive(name, but=known)
         return models
+
+    def _otherwise(self, name: str, version: int, config: ModelConfig) -> bool:
+        """Whether it was decided since `config` that a version is not wanted, or not as it was."""
+        now, ended = self._wanted(name)
+        out = ended is not None and ended.challenger.version == version
+        return out or now.shadows(version) != config.shadows(version)
 
     def _miss(self, name: str, version: int) -> None:
         missing = Absent(State.UNFIT, "no such folder")

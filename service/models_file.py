@@ -104,7 +104,8 @@ class ModelConfig(_Table):
     def shadows(self, version: int) -> bool:
         """Whether this version is only shown copies."""
         one = self.challenger
-        return one is not None and one.mode == "shadow" and one.version == version
+        shown = one is not None and one.mode == "shadow" and one.version == version
+        return shown and self.labels.get(STABLE) != version
 
     def tries(self, terms: Challenger) -> bool:
         """Whether this is the challenger still, and not meant to answer everybody by now."""

@@ -132,9 +132,25 @@ def test_a_load_does_not_bring_a_challenger_back(tmp_path: Path) -> None:
             await reached()
             keeper.take_out(keeper.repository.get("tiny", 2), "it failed")
             assert keeper.repository.entries["tiny"].challenger is None
-        await loading
+        with capture_logs() as lines:
+            await loading
+            while len(keeper.models) > 1:
+                await asyncio.sleep(0)
+        # Once: it was not loaded anew to be let go again.
+        assert [one["version"] for one in lines if one["event"] == "closed"].count(2) <= 1
         assert keeper.repository.entries["tiny"].versions.keys() == {3}
         assert keeper.repository.absent["tiny", 2].reason == "it failed"
+        await keeper.close()
+
+    run(life)
+
+
+def test_a_shadow_that_is_made_stable_answers_with_the_priority_of_others(tmp_path: Path) -> None:
+    async def life() -> None:
+        trial = "challenger = {version = 2, mode = 'shadow', share = 0.5}"
+        keeper = await start(tmp_path, f"[tiny]\nlabels = {{stable = 2}}\n{trial}\n", Metrics())
+        entry = keeper.repository.entries["tiny"]
+        assert (entry.live, entry.champion.background) == (2, False)
         await keeper.close()
 
     run(life)
