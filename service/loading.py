@@ -25,6 +25,9 @@ from service.tuning import Memory, choose, cost, filled
 
 Made = TypeVar("Made")
 
+# Raised when plans are chosen in another way: older ones are then not recalled.
+RULE = 2
+
 log = structlog.get_logger()
 
 
@@ -57,6 +60,7 @@ def find_plan(
         settings.cache / "plans",
         model=bundle.manifest.files[MODEL_FILE].sha256,
         batch=most,
+        rule=RULE,
         gpu=None if device.provider == CPU else cuda.describe(device.index).kind,
         onnxruntime=ort.__version__,
     )

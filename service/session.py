@@ -49,7 +49,9 @@ class Session:
                 enable_fallback=0,  # which would hide why a provider cannot be had
             )
         except Exception as error:  # where the model is at fault, of a dozen own types
-            if device.provider != CPU and isinstance(error, (RuntimeError, ValueError)):
+            # Or a UnicodeError, where the message quotes a name that is no text.
+            plain = isinstance(error, (RuntimeError, ValueError))
+            if device.provider != CPU and plain and not isinstance(error, UnicodeError):
                 raise unusable(device, _first_line(error)) from None
             raise UnfitError(
                 f"{model}: ONNX Runtime cannot load it: {_first_line(error)}"

@@ -18,6 +18,7 @@ from service.devices import (
     Plan,
     provider_options,
 )
+from service.errors import UnfitError
 from service.session import Session
 from tests.bundles import make_bundle
 
@@ -67,3 +68,10 @@ def test_the_reason_of_a_provider_that_cannot_be_made_is_told(tmp_path: Path) ->
             threads=1,
             providers=wrong,  # type: ignore[arg-type]
         )
+
+
+def test_a_damaged_model_is_unfit_whatever_the_device(tmp_path: Path) -> None:
+    model = make_bundle(tmp_path).model_path
+    model.write_bytes(model.read_bytes().replace(b"Softmax", b"\xffoftmax"))  # no text any more
+    with pytest.raises(UnfitError, match="cannot load it"):
+        Session(model, Device(CUDA), threads=1)
