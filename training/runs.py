@@ -175,18 +175,20 @@ def new_run_folder(recipe_name: str) -> Path:
     """
     first = Path("runs") / f"{Path(recipe_name).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     path, number = first, 1
-    while True:
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            path = first.with_name(f"{first.name}-{number}")
-        except OSError as error:
-            raise TrainingError(
-                f"{path}: cannot be made: {error.strerror}; name another with --run"
-            ) from None
-        else:
-            return path
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+                path = first.with_name(f"{first.name}-{number}")
+            else:
+                return path
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be made: {error.strerror}; name another with --run"
+        ) from None
 
 
 def describe_environment(data: Path, splits: Splits) -> dict[str, Any]:

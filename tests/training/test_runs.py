@@ -122,6 +122,15 @@ def test_every_new_folder_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(path.is_dir() and path.name.startswith("tiny-") for path in made)
 
 
+def test_a_folder_of_runs_that_is_elsewhere_and_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(TrainingError, match="cannot be made: File exists; name another"):
+        new_run_folder("tiny.toml")
+
+
 def test_folders_that_are_no_runs(tmp_path: Path, run: Run) -> None:
     with pytest.raises(TrainingError, match="not a run's folder"):
         Run.open(tmp_path)
