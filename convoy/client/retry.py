@@ -22,6 +22,8 @@ PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _TAKEN_BACK = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
 _UNREACHABLE = "failed to connect to all addresses"
 _TOO_LARGE = "message larger than max"
+# gRPC's own words in C++ and in Go, and those of the service.
+_NO_METHOD = ("Method not found", "unknown ", "no method ")
 
 # Every status code that gRPC has, by name; OK is no failure.
 ERRORS: dict[str, type[ClientError]] = {
@@ -63,7 +65,7 @@ def error_of(failure: Failure, target: str, timeout: float) -> ClientError:
     kind = ERRORS.get(failure.code, ServerError)
     if kind is Timeout:
         return no_answer(target, timeout)
-    if failure.code == "UNIMPLEMENTED":
+    if failure.code == "UNIMPLEMENTED" and failure.message.startswith(_NO_METHOD):
         return Unavailable(f"{target}: no Convoy server, or an older one")
     if failure.message.startswith(_UNREACHABLE):
         reason = failure.message.rpartition(": ")[2]

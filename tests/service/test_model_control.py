@@ -106,6 +106,12 @@ def test_control_is_off_by_default(server: Running) -> None:
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_the_client_says_that_control_is_off(server: Running) -> None:
+    off = pytest.raises(convoy.ClientError, match="CONVOY_CONTROL_TOKEN")
+    with convoy.ModelControl(server.grpc_address, token=TOKEN) as control, off:
+        control.load("tiny")
+
+
 def test_a_model_is_unloaded_and_loaded(tmp_path: Path, front: str) -> None:
     make_bundle(tmp_path, version=1)
     with (
