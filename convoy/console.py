@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from typing import TextIO
+
+_OF_OUTPUT = {errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC}
 
 
 def run_command(name: str, run: Callable[[], int], *, unwritable: int) -> int:
@@ -24,6 +27,8 @@ def run_command(name: str, run: Callable[[], int], *, unwritable: int) -> int:
         # Whoever read our output has left (`| head`).
         code = code or 141
     except OSError as error:
+        if error.errno not in _OF_OUTPUT:
+            raise
         complain(name, f"the output cannot be written: {error.strerror}")
         code = code or unwritable
     except KeyboardInterrupt:

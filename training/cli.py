@@ -40,7 +40,7 @@ def _run(argv: Sequence[str] | None) -> int:
         complain(NAME, f"{error.name} is missing: pip install '.[train]'")
         return BAD_INPUT
     except OSError as error:
-        if error.filename is None:  # it is about the output
+        if error.filename is None:  # of the output, perhaps
             raise
         complain(NAME, f"{error.filename}: {error.strerror}")
         return BAD_INPUT
