@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,9 +114,7 @@ def _write_pixels(file: Path, entries: list[Entry], spec: InputSpec, before: _In
     """Write a new array whole or not at all."""
     work = file.with_name(f".writing-{os.getpid()}-{file.name}")
     try:
-        with work.open("wb") as opened:
-            with suppress(OSError):  # not every file system has locks
-                fcntl.flock(opened, fcntl.LOCK_EX)
+        with _claimed(work) as opened:
             new = np.lib.format.open_memmap(work, "w+", np.uint8, (len(entries), *spec.shape))
             reserve(opened.fileno(), work.stat().st_size)
             photos = _fill(new, entries, spec, before)
@@ -126,6 +124,17 @@ def _write_pixels(file: Path, entries: list[Entry], spec: InputSpec, before: _In
     finally:
         work.unlink(missing_ok=True)
     return _Index(file, photos, pixels)
+
+
+def _claimed(work: Path) -> BinaryIO:
+    """A new file that `_remove_abandoned` leaves alone until it is closed."""
+    while True:
+        opened = work.open("wb")
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        if os.fstat(opened.fileno()).st_nlink:
+            return opened
+        opened.close()  # it was removed before it was locked
 
 
 def _remove_abandoned(folder: Path) -> None:
