@@ -129,12 +129,14 @@ class Bundle:
 
 def list_versions(models: Path) -> dict[str, list[int]]:
     """Names and versions, ascending, of the folders that should hold bundles, whole or not."""
-    found: dict[str, list[int]] = {}
-    for folder in models.glob("*/*/"):
-        name, version = folder.parent.name, folder.name
-        if _VERSION.fullmatch(version) and not name.startswith("."):
-            found.setdefault(name, []).append(int(version))
-    return {name: sorted(found[name]) for name in sorted(found)}
+    folders = sorted(one for one in models.glob("*/") if not one.name.startswith("."))
+    found = {folder.name: versions_in(folder) for folder in folders}
+    return {name: versions for name, versions in found.items() if versions}
+
+
+def versions_in(folder: Path) -> list[int]:
+    """The same of the folder of one name."""
+    return sorted(int(one.name) for one in folder.glob("*/") if _VERSION.fullmatch(one.name))
 
 
 def write_bundle(models: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:

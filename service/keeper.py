@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
 
-from convoy.bundle import list_versions
+from convoy.bundle import list_versions, versions_in
 from service import models_file
 from service.cache import Store
 from service.devices import Device
@@ -121,7 +121,7 @@ class Keeper:
             raise UsageError(
                 f"default-model: {default!r} is not in {models}, which has {', '.join(found)}"
             )
-        self._read_file(found)
+        self._read_file()
         broken = [str(error) for name in found if (error := await self._refresh(name, found[name]))]
         if broken:
             raise UnfitError("; ".join(broken))
@@ -131,7 +131,7 @@ class Keeper:
         """See what has changed on disk, and follow it; what cannot be followed is logged."""
         found = await asyncio.to_thread(list_versions, self._settings.models)
         try:
-            self._read_file(found)
+            self._read_file()
         except UsageError as error:
             log.error("models_file", reason=str(error))
         for name in found:
@@ -147,7 +147,7 @@ class Keeper:
         if name not in every:
             raise ModelNotFound(f"model {name[:128]!r}: no such folder among the models")
         try:
-            self._read_file(every)
+            self._read_file()
         except UsageError as error:
             raise LoadFailed(str(error)) from None
         self._unloaded.discard(name)
@@ -274,19 +274,19 @@ class Keeper:
         except UsageError as error:
             raise LoadFailed(f"{error}; change it where it is kept") from None
 
-    def _read_file(self, found: Iterable[str]) -> None:
-        """Read `models.toml` beside models of these names. Raises: UsageError."""
+    def _read_file(self) -> None:
+        """Read `models.toml`. Raises: UsageError."""
         models = self._settings.models
         configs = read_models_file(models)
         if configs != self._configs:
-            for name in sorted(configs.keys() - set(found)):
+            for name in sorted(configs.keys() - list_versions(models).keys()):
                 reason = f"{models / models_file.FILE_NAME}: [{name}]: no such model beside it"
                 log.warning("models_file", reason=reason)
         self._configs = configs
 
     def _obey(self, name: str) -> None:
         """Have what is loaded serve as the file says by now."""
-        self._read_file(list_versions(self._settings.models))
+        self._read_file()
         old = self.repository.entries.get(name)
         if old is None:
             return  # unloaded meanwhile
@@ -300,8 +300,8 @@ class Keeper:
         """Have this name served as the folder and the file say; log why that cannot be."""
         if name in self._unloaded:
             return
-        found = await asyncio.to_thread(list_versions, self._settings.models)
-        error = await self._refresh(name, found.get(name, []))
+        found = await asyncio.to_thread(versions_in, self._settings.models / name)
+        error = await self._refresh(name, found)
         reason = "" if error is None else str(error)
         if reason and reason != self._unserved.get(name):
             log.error("not_served", model=name, reason=reason)
