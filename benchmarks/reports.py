@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import TypeVar
 
 from benchmarks.processes import ROOT
 from benchmarks.workloads import hardware
+from training.runs import commit_of
 
 T = TypeVar("T")
 
@@ -46,21 +46,13 @@ def write(folder: Path, name: str, text: str, found: object) -> Path:
     now = datetime.now(UTC)
     module = Path(sys.argv[0]).relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     command = shlex.join(["python", "-m", module.removesuffix(".__main__"), *sys.argv[1:]])
-    head = f"{now:%Y-%m-%d}, {hardware()}, commit {commit()}\n\n    {command}\n"
+    machine, commit = hardware(), commit_of(Path(__file__)) or "unknown"
+    head = f"{now:%Y-%m-%d}, {machine}, commit {commit}\n\n    {command}\n"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now:%Y-%m-%d}-{name}"
     path.with_suffix(".md").write_text(f"{head}\n{text}\n")
-    whole = {"date": f"{now:%Y-%m-%d}", "hardware": hardware(), "commit": commit()}
+    whole = {"date": f"{now:%Y-%m-%d}", "hardware": machine, "commit": commit}
     whole |= {"command": command, "found": found}
     path.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
     print(f"{head}\n{text}\n\nwritten to {path}.md and .json")
     return path
-
-
-def commit() -> str:
-    """The commit that is measured, with "-dirty" behind it where files differ from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

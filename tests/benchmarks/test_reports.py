@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reports import ROOT, commit, write
+from benchmarks.reports import ROOT, write
+from training.runs import commit_of
 
 
 def test_a_result_says_when_on_what_of_what_and_how(
@@ -22,6 +23,6 @@ def test_a_result_says_when_on_what_of_what_and_how(
     for fact in ("date", "hardware", "commit", "command"):
         assert whole[fact] in text
     assert whole["command"] == "python -m benchmarks.overload --seconds 5"
-    assert whole["commit"] == commit()
+    assert whole["commit"] == commit_of(ROOT / "benchmarks" / "reports.py")
     assert "the table" in text
     assert whole["found"] == {"rate": 1.0}
