@@ -54,6 +54,17 @@ def controlled(models: Path, **settings: object) -> Iterator[tuple[Running, conv
         yield server, control
 
 
+@contextmanager
+def impatient(models: Path) -> Iterator[tuple[Running, convoy.ModelControl]]:
+    """The same as a process that takes a batch of two seconds for one that hangs."""
+    flags = ("--front=grpcio", "--compute-timeout=2", f"--control-token={TOKEN}")
+    with (
+        server_process(models, *flags) as server,
+        convoy.ModelControl(server.grpc_address, TOKEN) as control,
+    ):
+        yield server, control
+
+
 def test_what_is_loaded_and_cannot_serve_is_closed(tmp_path: Path) -> None:
     write(tmp_path, "[other]\nlabels = {stable = 5}\n", 1)
     with controlled(tmp_path, default_model="tiny") as (server, control):
@@ -192,12 +203,7 @@ def test_a_challenger_that_hangs_after_its_trial_does_not_end_the_service(
     make_bundle(tmp_path, version=2, size=8, flaw="hangs-on-black")
     trial = "[tiny.challenger]\nversion = 2\nshare = 1.0\n"
     (tmp_path / "models.toml").write_text(f"[tiny]\nversions = {versions}\n{trial}")
-    flags = ("--front=grpcio", "--compute-timeout=2", f"--control-token={TOKEN}")
-    with (
-        server_process(tmp_path, *flags) as server,
-        ThreadPoolExecutor(1) as pool,
-        convoy.ModelControl(server.grpc_address, TOKEN) as control,
-    ):
+    with impatient(tmp_path) as (server, control), ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, server, BLACK)
         server.wait_for_metric(1, "convoy_batch_size_count", version="2")
         assert control.rollback("tiny").live_version == 1
@@ -218,12 +224,7 @@ def test_limits_that_cannot_be_had_leave_the_version_that_answers(tmp_path: Path
 
 def test_a_version_that_hangs_is_noticed_when_it_serves_no_more(tmp_path: Path) -> None:
     make_bundle(tmp_path, version=1, size=8, flaw="hangs-on-black")
-    flags = ("--front=grpcio", "--compute-timeout=2", f"--control-token={TOKEN}")
-    with (
-        server_process(tmp_path, *flags) as server,
-        ThreadPoolExecutor(1) as pool,
-        convoy.ModelControl(server.grpc_address, TOKEN) as control,
-    ):
+    with impatient(tmp_path) as (server, control), ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, server, BLACK)
         server.wait_for_metric(1, "convoy_requests_in_flight")
         control.unload("tiny")

@@ -59,25 +59,17 @@ def test_only_new_and_changed_files_are_decoded(tmp_path: Path, decoded: list[by
     assert np.array_equal(second[3], first[0])
 
 
+@pytest.mark.parametrize("left", [b"broken", b""])
 def test_a_store_that_is_broken_is_made_again(
-    tmp_path: Path, cache: Path, decoded: list[bytes]
+    tmp_path: Path, cache: Path, decoded: list[bytes], left: bytes
 ) -> None:
     files = sorted(write_photos(tmp_path, 2).rglob("*.png"))
     before = set(cache.iterdir())
     pixels = Store.open(tmp_path, files, SPEC).read(files)[:]
     (array,) = (set(cache.glob("*.npy"))) - before
-    array.write_bytes(b"broken")
+    array.write_bytes(left)
     assert np.array_equal(Store.open(tmp_path, files, SPEC).read(files)[:], pixels)
     assert len(decoded) == 12
-
-
-def test_an_array_that_was_never_written_is_made_again(tmp_path: Path, cache: Path) -> None:
-    files = sorted(write_photos(tmp_path, 2).rglob("*.png"))
-    before = set(cache.iterdir())
-    pixels = Store.open(tmp_path, files, SPEC).read(files)[:]
-    (array,) = (set(cache.glob("*.npy"))) - before
-    array.write_bytes(b"")
-    assert np.array_equal(Store.open(tmp_path, files, SPEC).read(files)[:], pixels)
 
 
 def test_what_a_killed_command_left_is_removed(
