@@ -5,24 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-import sys
 from contextlib import suppress
 from threading import Lock
 
 from convoy.imaging import Limits
 from service import decode_process as protocol
-
-# The variable that names the Python to start, where the process itself is another program.
-PYTHON = "_CONVOY_PYTHON"
-
-
-def absolute_paths() -> str:
-    """Where this Python finds modules, for the environment of another.
-
-    What is relative is the hook of an editable installation, with which no Python starts where its
-    working directory was removed.
-    """
-    return os.pathsep.join(filter(os.path.isabs, sys.path))
+from service.interpreter import absolute_paths, python
 
 
 class ForkServer:
@@ -58,16 +46,13 @@ class ForkServer:
                 os.waitpid(self._pid, 0)
 
     def _start(self) -> socket.socket:
-        python = os.environ.get(PYTHON, sys.executable)
-        # One image at a time is decoded, without linear algebra.
-        environment = {"PYTHONPATH": absolute_paths(), "OPENBLAS_NUM_THREADS": "1"}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
                 self._pid = os.posix_spawn(
-                    python,
-                    [python, "-P", "-m", protocol.__name__],
-                    {**os.environ, **environment},
+                    python(),
+                    [python(), "-P", "-m", protocol.__name__],
+                    {**os.environ, "PYTHONPATH": absolute_paths()},
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
             except OSError:

@@ -15,14 +15,11 @@ A model without a table, like an empty file, is served by its newest version.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from tomlkit.exceptions import TOMLKitError
 
 from convoy.bundle import Name
 from convoy.files import replace_file
@@ -139,15 +136,15 @@ def read_models_file(models: Path) -> dict[str, ModelConfig]:
     """
     file = models / FILE_NAME
     try:
-        return _FILE.validate_python(tomllib.loads(file.read_text()))
+        return _FILE.validate_python(_parsed(file.read_text()))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{file}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: {error}") from None
 
 
 def promote(models: Path, name: str, version: int, *, previous: int) -> None:
@@ -176,6 +173,10 @@ def _change(models: Path, name: str, labels: Mapping[str, int | None]) -> None:
 
     A file that says all this already is left alone: it may be where nothing can be written.
     """
+    # Slow to import, for what a service may never do.
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
     file = models / FILE_NAME
     read_models_file(models)  # somebody may have spoilt it meanwhile
     try:
@@ -190,9 +191,15 @@ def _change(models: Path, name: str, labels: Mapping[str, int | None]) -> None:
             else:
                 own.pop(label, None)
         text = tomlkit.dumps(document)
-        _FILE.validate_python(tomllib.loads(text))
+        _FILE.validate_python(_parsed(text))
         if text != before:
             replace_file(file, text.encode())
     except (OSError, TOMLKitError, ValidationError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{file}: cannot be written: {reason}") from None
+
+
+def _parsed(toml: str) -> dict[str, Any]:
+    import tomllib  # slow to import, for a file that many do not have
+
+    return tomllib.loads(toml)

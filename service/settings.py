@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -326,6 +325,8 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
         raise UsageError(str(error)) from None
     if not name:
         return None
+    import tomllib  # slow to import, for a file that many do not have
+
     try:
         if "config" in tomllib.loads(Path(name).read_text()):
             raise UsageError(f"{name}: config: a file cannot name another one")

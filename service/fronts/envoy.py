@@ -15,8 +15,8 @@ from google.protobuf import descriptor_pb2
 
 from convoy.v1 import image_classifier_pb2 as pb
 from service.errors import UsageError
-from service.fork_server import PYTHON, absolute_paths
 from service.fronts.limits import MAX_CALLS
+from service.interpreter import PYTHON, absolute_paths
 from service.names import SERVICE
 from service.settings import Settings
 

@@ -65,6 +65,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
             "devices",
             "gate",
             "intake",
+            "interpreter",
             "lines",
             "listening",
             "names",
@@ -252,3 +253,9 @@ def test_no_wall_clock_decides_anything() -> None:
         )
     }
     assert readers == {"service.replies"}
+
+
+def test_what_watches_over_envoy_takes_no_pixels() -> None:
+    asked = "import sys, service.supervisor; print(sorted({'numpy', 'PIL'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
