@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the settings, serve until told to stop; returns the exit code."""
+    # Nothing here does linear algebra in NumPy, whose threads would wait for it in a busy loop.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from service.errors import StartupError
         from service.settings import read_settings
