@@ -40,6 +40,8 @@ flip = true
 crop_padding = 2
 jpeg = 0.5
 """
+EPOCHS = 10
+SECOND_EPOCH = f"   2/{EPOCHS} "
 TORCHRUN = [
     sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
 ]  # fmt: skip
@@ -67,16 +69,25 @@ def children(process: subprocess.Popen[str]) -> dict[str, int]:
     return found
 
 
-@pytest.mark.slow
-def test_two_processes_end_with_the_weights_of_one(tmp_path: Path, photos: Path) -> None:
-    assert main(arguments(tmp_path, photos, "one", 3)) == 0
-    command = [*TORCHRUN, "-m", "training", *arguments(tmp_path, photos, "two", 3)]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A folder with the run `two` of two processes, and its bundle."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = [*TORCHRUN, "-m", "training", *arguments(folder, photos, "two", EPOCHS)]
     subprocess.run(command, check=True, cwd=ROOT)
-    one, two = checkpoint(tmp_path, "one"), checkpoint(tmp_path, "two")
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_weights_of_one(
+    tmp_path: Path, photos: Path, whole: Path
+) -> None:
+    assert main(arguments(tmp_path, photos, "one", EPOCHS)) == 0
+    one, two = checkpoint(tmp_path, "one"), checkpoint(whole, "two")
     for part in one:
         for name, tensor in one[part].items():
             torch.testing.assert_close(two[part][name], tensor, atol=1e-4, rtol=1e-4)
-    assert (tmp_path / "two" / "colours" / "1" / "model.onnx").exists()
+    assert (whole / "two" / "colours" / "1" / "model.onnx").exists()
 
 
 @pytest.mark.slow
@@ -109,19 +120,14 @@ def test_two_processes_share_an_odd_batch_in_parts(tmp_path: Path, photos: Path)
     assert len(Run.open(tmp_path / "runs" / "odd").load()["log"]) == 1
 
 
-EPOCHS = 10
-SECOND_EPOCH = f"   2/{EPOCHS} "
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
-def test_a_lost_process_is_restarted_and_goes_on(tmp_path: Path, photos: Path) -> None:
-    whole = [*TORCHRUN, "-m", "training", *arguments(tmp_path, photos, "whole", EPOCHS)]
-    subprocess.run(whole, check=True, cwd=ROOT)
-
-    parts = [*TORCHRUN, "--max-restarts", "1", "-m", "training"]
-    parts += arguments(tmp_path, photos, "parts", EPOCHS)
-    with subprocess.Popen(parts, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+def test_a_lost_process_is_restarted_and_goes_on(
+    tmp_path: Path, photos: Path, whole: Path
+) -> None:
+    command = [*TORCHRUN, "--max-restarts", "1", "-m", "training"]
+    command += arguments(tmp_path, photos, "parts", EPOCHS)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
         said = ""
         while not (line := process.stderr.readline()).startswith(SECOND_EPOCH):
@@ -133,7 +139,7 @@ def test_a_lost_process_is_restarted_and_goes_on(tmp_path: Path, photos: Path) -
     assert "convoy-train: interrupted; go on with" in rest
     assert SECOND_EPOCH not in rest  # it has not begun anew
 
-    uninterrupted, resumed = checkpoint(tmp_path, "whole"), checkpoint(tmp_path, "parts")
+    uninterrupted, resumed = checkpoint(whole, "two"), checkpoint(tmp_path, "parts")
     for part in uninterrupted:
         for name, tensor in uninterrupted[part].items():
             assert torch.equal(resumed[part][name], tensor), name
