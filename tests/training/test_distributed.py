@@ -122,9 +122,7 @@ def test_two_processes_share_an_odd_batch_in_parts(tmp_path: Path, photos: Path)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
-def test_a_lost_process_is_restarted_and_goes_on(
-    tmp_path: Path, photos: Path, whole: Path
-) -> None:
+def test_a_lost_process_is_restarted_and_goes_on(tmp_path: Path, photos: Path, whole: Path) -> None:
     command = [*TORCHRUN, "--max-restarts", "1", "-m", "training"]
     command += arguments(tmp_path, photos, "parts", EPOCHS)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
