@@ -14,6 +14,7 @@ import structlog
 from convoy.bundle import list_versions, versions_in
 from service import models_file
 from service.cache import Store
+from service.choice import choose
 from service.devices import Device
 from service.errors import LoadFailed, ModelNotFound, UnfitError, UsageError
 from service.loading import open_bundle
@@ -415,35 +416,3 @@ class Keeper:
             folder = self._settings.models / name / str(version)
             log.error("unfit", model=name, version=version, reason=f"{folder}: {missing.reason}")
             self.repository.absent[name, version] = missing
-
-
-def choose(
-    name: str, config: ModelConfig, models: dict[int, ServedModel], old: Entry | None
-) -> Entry | None:
-    """What serves from now on, of the models that are fit; None where nothing can.
-
-    What answers now goes on where nothing may take its place. Left out are models that are about to
-    close, and those that were loaded to be shown copies only and are to answer now, or the reverse.
-    """
-    models = {
-        version: model
-        for version, model in models.items()
-        if not model.retired and model.background == config.shadows(version)
-    }
-    trial = config.trial
-    before = old.live if old else 0
-    stable = config.labels.get(STABLE)
-    if stable is None:
-        live = max((version for version in models if version != trial), default=before)
-    else:
-        live = stable if stable in models else before
-    if not live:
-        return None
-    versions = models if live in models or old is None else {**models, live: old.versions[live]}
-    return Entry(
-        name,
-        live,
-        versions,
-        {label: version for label, version in config.labels.items() if version in versions},
-        config.challenger if trial in versions and trial != live else None,
-    )

@@ -90,7 +90,7 @@ LAYERS: dict[str, list[tuple[str, ...]]] = {
         ("bound", "decode_channel", "tuning"),
         ("decoding", "loading", "served"),
         ("opening", "repository"),
-        ("retirement", "shadow", "versions"),
+        ("choice", "retirement", "shadow", "versions"),
         ("keeper",),
         ("control", "trials"),
         ("images", "replies"),
