@@ -69,7 +69,7 @@ bench-gpu: .venv/dev.stamp ## Measure it on an NVIDIA GPU beside bare ONNX Runti
 	$(PIP) --editable '.[dev,gpu]'
 	$(BIN)/python -m benchmarks.gpu
 
-bench-peers: build/compiled.stamp ## Measure it beside Triton, Mosec, MLServer, LitServe and Ray Serve (twenty minutes)
+bench-peers: build/compiled.stamp ## Measure it beside Triton, Mosec, MLServer, LitServe and Ray Serve (25 minutes)
 	$(BIN)/python -m benchmarks.peers
 
 .PHONY: generate
