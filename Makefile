@@ -32,11 +32,11 @@ test: .venv/dev.stamp ## Run all tests
 		--dist loadfile --no-loadscope-reorder
 
 # A safe path leaves out the working directory, where the interpreted modules are. With the front envoy
-# alone, which the image has, and without the tests of how processes and models come and go, of which little
-# is compiled.
+# alone, which the image has, and without the tests of starts and of changes that fail, of which little is
+# compiled.
 test-compiled: build/compiled.stamp ## Run most of the service's tests on its compiled modules (takes a C compiler)
 	OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR) $(BIN)/pytest tests/service --compiled \
-		-k 'not grpcio' $(addprefix --ignore tests/service/test_,changes_that_fail.py envoy.py process.py swaps.py) \
+		-k 'not grpcio' $(addprefix --ignore tests/service/test_,changes_that_fail.py process.py) \
 		--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev.stamp .venv/generator.stamp ## Check style, types and generated code

@@ -170,12 +170,13 @@ def advice(said: str) -> list[str]:
     return shlex.split(hint)[1:]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
-    tmp_path: Path, recipe: str, photos: Path
+    tmp_path: Path, recipe: str, photos: Path, number: signal.Signals
 ) -> None:
     options = ["--data", str(photos), "--run", str(tmp_path / "run"), "--set", "epochs=40"]
     fit = ["fit", recipe, *options, "--models", str(tmp_path / "models")]
-    hint = advice(interrupt(fit, number=signal.SIGTERM))
+    hint = advice(interrupt(fit, number=number))
     assert 1 <= len(Run.open(tmp_path / "run").load()["log"]) < 40
     assert main(hint) == 0
     assert len(Run.open(tmp_path / "run").load()["log"]) == 40
