@@ -46,14 +46,15 @@ class ForkServer:
                 os.waitpid(self._pid, 0)
 
     def _start(self) -> socket.socket:
+        program = python()
         # It forks, so NumPy must have no threads in it, whatever this process was told.
         environment = {"PYTHONPATH": absolute_paths(), "OPENBLAS_NUM_THREADS": "1"}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
                 self._pid = os.posix_spawn(
-                    python(),
-                    [python(), "-P", "-m", protocol.__name__],
+                    program,
+                    [program, "-P", "-m", protocol.__name__],
                     {**os.environ, **environment},
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
